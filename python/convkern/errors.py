@@ -1,0 +1,28 @@
+"""The package's own errors: one base class, and each class is also the built-in a caller would expect.
+
+Every message says what came and what was wanted, with values.
+"""
+
+
+class ConvkernError(Exception):
+    """Base of all errors raised on purpose by convkern."""
+
+
+class ShapeError(ConvkernError, ValueError):
+    """Sizes that do not fit together, are negative or overflow."""
+
+
+class DTypeError(ConvkernError, TypeError):
+    """An element type (or a kind of object) that is not accepted; nothing is converted silently."""
+
+
+class Unsupported(ConvkernError, NotImplementedError):
+    """A valid request that no kernel or layer here serves; the message lists the reasons."""
+
+
+class WeightsError(ConvkernError, ValueError):
+    """A weight file or a set of tensors that is broken, hostile, or does not belong to the model."""
+
+
+class DataError(ConvkernError, ValueError):
+    """An image, data set or label that cannot be read or is out of range."""

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -53,24 +54,46 @@ class Param:
     """A named array that belongs to a layer: kernel, bias, running mean.
 
     The array is read-only; `assign` replaces it and bumps `version`, which is how plans learn that their packed copies are out of date.
+    `value` may be a function of no arguments (then `shape` is needed): it is called when the array is first read, so that a large
+    model can be described, or filled from a file, without drawing its random numbers first.
 
     >>> p = Param("kernel", np.zeros((2, 3), "f4"))
     >>> p.assign(np.ones((2, 3), "f4"))
     >>> p.version, float(p.value.sum())
     (1, 6.0)
+    >>> Param("kernel", lambda: np.full((2, 3), 7, "f4"), shape=(2, 3)).value[0, 0].item()
+    7.0
     """
 
-    __slots__ = ("name", "value", "trainable", "version")
+    __slots__ = ("name", "shape", "dtype", "trainable", "version", "_value", "_make")
 
-    def __init__(self, name: str, value: np.ndarray, trainable: bool = True):
+    def __init__(
+        self, name: str, value: np.ndarray | Callable[[], np.ndarray], trainable: bool = True, *, shape: Shape | None = None
+    ):
         self.name = name
-        self.value = _frozen(np.ascontiguousarray(value))
         self.trainable = trainable
         self.version = 0
+        self._make: Callable[[], np.ndarray] | None = None
+        self._value: np.ndarray | None = None
+        if callable(value):
+            if shape is None:
+                raise ShapeError(f"{name}: a parameter that is filled later needs its shape")
+            self.shape, self.dtype, self._make = tuple(shape), np.dtype(np.float32), value
+        else:
+            self._value = _frozen(np.ascontiguousarray(value))
+            self.shape, self.dtype = self._value.shape, self._value.dtype
 
     @property
-    def shape(self) -> Shape:
-        return self.value.shape
+    def value(self) -> np.ndarray:
+        if self._value is None:
+            with _filling:
+                if self._value is None:
+                    assert self._make is not None
+                    made = np.ascontiguousarray(self._make(), dtype=self.dtype)
+                    if made.shape != self.shape:
+                        raise ShapeError(f"{self.name}: the initializer made an array of shape {made.shape}, want {self.shape}")
+                    self._value, self._make = _frozen(made), None
+        return self._value
 
     def assign(self, value: Any, copy: bool = True) -> None:
         """Replace the value by an array of the same shape, without losing precision (float64 is refused by a float32 parameter).
@@ -78,15 +101,20 @@ class Param:
         With copy=False an array that already has the right type and order is kept, not copied (a mapped weight file).
         """
         array = np.asarray(value)
-        if array.shape != self.value.shape:
-            raise ShapeError(f"{self.name}: got an array of shape {array.shape}, want {self.value.shape}")
-        if not np.can_cast(array.dtype, self.value.dtype, "safe"):
-            raise DTypeError(f"{self.name}: got {array.dtype}, want {self.value.dtype} (convert it explicitly)")
-        self.value = _frozen(np.array(array, dtype=self.value.dtype, order="C", copy=copy or None))
-        self.version += 1
+        if array.shape != self.shape:
+            raise ShapeError(f"{self.name}: got an array of shape {array.shape}, want {self.shape}")
+        if not np.can_cast(array.dtype, self.dtype, "safe"):
+            raise DTypeError(f"{self.name}: got {array.dtype}, want {self.dtype} (convert it explicitly)")
+        array = _frozen(np.array(array, dtype=self.dtype, order="C", copy=copy or None))
+        with _filling:
+            self._value, self._make = array, None
+            self.version += 1
 
     def __repr__(self) -> str:
-        return f"Param({self.name!r}, shape={self.value.shape}, version={self.version})"
+        return f"Param({self.name!r}, shape={self.shape}, version={self.version})"
+
+
+_filling = threading.RLock()  # a first read in one thread must not overwrite what another thread assigns
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
@@ -233,7 +261,7 @@ def infer_shape(op: str, in_shapes: Sequence[Shape], attrs: Mapping[str, Any], p
     want = 2 if op == "binary" else 1
     if len(shapes) != want:
         raise ShapeError(f"{op}: got {len(shapes)} inputs, want {want}")
-    out = _checked(op, rule(shapes, attrs, {key: value_of(p) for key, p in params.items()}))
+    out = _checked(op, rule(shapes, attrs, params))
     if residual not in (None, out):
         raise ShapeError(f"{op}: the residual has shape {residual}, want {out}")
     return out

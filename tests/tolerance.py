@@ -1,0 +1,168 @@
+"""Every float bound of the tests, derived and in one place; nowhere else does a test contain a tolerance.
+
+u = 2^-24 is the unit roundoff of float32 and gamma(n) = n*u / (1 - n*u). A sum of n products, in any order, with or without fused multiply-adds,
+differs from the exact one by at most gamma(n) * sum |x||w| (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sec. 3.1).
+Kernels flush denormals, so every operation may also lose the smallest normal number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import oracle
+
+U = 2.0**-24
+TINY = 2.0**-126  # the smallest normal float32
+FUNCTION_ULPS = 8  # what exp, tanh, erf ... may be off by, relative to the largest term they are made of
+
+
+def gamma(n: float) -> float:
+    assert n * U < 0.5, f"{n} roundings leave nothing to compare"
+    return n * U / (1 - n * U)
+
+
+def sum_bound(terms: float, magnitude: np.ndarray) -> np.ndarray:
+    """For sums of `terms` products; magnitude = the same sum over absolute values."""
+    return gamma(terms) * np.asarray(magnitude, np.float64) + terms * TINY
+
+
+def conv_bound(x: Any, w: Any, bias: Any = None, residual: Any = None, **geometry: Any) -> np.ndarray:
+    """gamma(n) * (conv(|x|,|w|) + |bias| + |residual|), n = the products of one output and the two additions."""
+    terms = int(np.prod(np.shape(w)[:-1])) + 2
+    absolute = [None if a is None else np.abs(np.asarray(a, np.float64)) for a in (x, w, bias, residual)]
+    return sum_bound(terms, oracle.conv(*absolute, **geometry))
+
+
+def _sigmoid(v: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(v / 2))
+
+
+def _erf(v: np.ndarray) -> np.ndarray:
+    from math import erf
+
+    return np.vectorize(erf, otypes=[np.float64])(v)
+
+
+# name -> (function of (v, a, b) in float64, its largest slope, its magnitude: what the rounding errors inside are relative to)
+ACTIVATIONS: dict[str, tuple[Callable[..., np.ndarray], float, Callable[..., np.ndarray]]] = {
+    "none": (lambda v, a, b: v, 1, lambda v, a: 0 * v),
+    "relu": (lambda v, a, b: np.maximum(v, 0), 1, lambda v, a: 0 * v),
+    "relu6": (lambda v, a, b: np.clip(v, 0, 6), 1, lambda v, a: 0 * v),
+    "clamp": (lambda v, a, b: np.clip(v, a, b), 1, lambda v, a: 0 * v),
+    "silu": (lambda v, a, b: v * _sigmoid(v), 1.1, lambda v, a: np.abs(v)),
+    "sigmoid": (lambda v, a, b: _sigmoid(v), 0.25, lambda v, a: 1 + 0 * v),
+    "hard_swish": (lambda v, a, b: v * np.clip(v + 3, 0, 6) / 6, 1.5, lambda v, a: np.abs(v)),
+    "hard_sigmoid": (lambda v, a, b: np.clip(v + 3, 0, 6) / 6, 1 / 6, lambda v, a: 1 + 0 * v),
+    "gelu": (lambda v, a, b: v * 0.5 * (1 + _erf(v / np.sqrt(2))), 1.13, lambda v, a: np.abs(v)),
+    "gelu_tanh": (lambda v, a, b: 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3))), 1.13, lambda v, a: np.abs(v)),
+    "tanh": (lambda v, a, b: np.tanh(v), 1, lambda v, a: np.abs(np.tanh(v))),
+    "elu": (lambda v, a, b: np.where(v > 0, v, a * np.expm1(np.minimum(v, 0))), 1, lambda v, a: np.where(v > 0, v, abs(a))),
+    "leaky_relu": (lambda v, a, b: np.where(v > 0, v, a * v), 1, lambda v, a: np.abs(v)),
+    "softplus": (
+        lambda v, a, b: np.where(v * a > b, v, np.log1p(np.exp(np.minimum(v * a, 700))) / a),
+        1,
+        lambda v, a: np.maximum(np.abs(v), 1 / a),
+    ),
+}
+
+
+def activation(kind: str, v: np.ndarray, a: float = 0.0, b: float = 0.0) -> np.ndarray:
+    """The activation in float64."""
+    return ACTIVATIONS[kind][0](np.asarray(v, np.float64), a, b)
+
+
+def activation_bound(kind: str, v: np.ndarray, dv: np.ndarray | float = 0.0, a: float = 0.0, b: float = 0.0) -> np.ndarray:
+    """Bound of act(v + dv) computed in float32, v exact and |dv| its bound: slope * dv and the function's own rounding."""
+    v = np.asarray(v, np.float64)
+    _, slope, magnitude = ACTIVATIONS[kind]
+    slope = max(slope, abs(a)) if kind in ("elu", "leaky_relu") else slope
+    own = FUNCTION_ULPS * U * magnitude(v, a) + TINY
+    if kind == "softplus":  # at the threshold it jumps to the identity
+        own = own + np.where(np.abs(v * a - b) < 1e-3, np.exp(-b) / a, 0)
+    return slope * np.asarray(dv) + own
+
+
+def softmax_bound(x: np.ndarray, axis: int = -1, log: bool = False) -> np.ndarray:
+    """exp(x - max) / sum: the subtraction is off by u*|x - max|, which is a relative error after exp; then exp, the sum and a division."""
+    x = np.asarray(x, np.float64)
+    below = x.max(axis, keepdims=True) - x
+    total = np.exp(-below).sum(axis, keepdims=True)
+    relative = (below + FUNCTION_ULPS) * U + gamma(x.shape[axis] + 2) + ((np.exp(-below) * below).sum(axis, keepdims=True) / total) * U
+    if log:
+        return relative + U * (below + np.log(total)) * 2
+    return relative * np.exp(-below) / total + TINY
+
+
+def layer_norm_bound(x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float, axes: tuple[int, ...] = (-1,)) -> np.ndarray:
+    """First-order error of (x - mean) / sqrt(var + eps) * weight + bias: e in x - mean, then the variance, then the last three operations."""
+    x = np.asarray(x, np.float64)
+    n = int(np.prod([x.shape[i] for i in axes]))
+    g = 1.0 if weight is None else np.abs(np.asarray(weight, np.float64))
+    b = 0.0 if bias is None else np.abs(np.asarray(bias, np.float64))
+    centred = x - x.mean(axes, keepdims=True)
+    var = (centred**2).mean(axes, keepdims=True)
+    e = gamma(n + 2) * np.abs(x).mean(axes, keepdims=True) + U * np.abs(centred)
+    dvar = (2 * np.abs(centred) * e + e**2).mean(axes, keepdims=True) + gamma(n + 3) * var
+    rstd = 1 / np.sqrt(var + eps)
+    y = np.abs(centred) * rstd
+    return g * (e * rstd + y * (dvar * rstd**2 + 4 * U)) + 2 * U * (g * y + b) + TINY
+
+
+def batch_norm_bound(x: np.ndarray, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> np.ndarray:
+    """x * s + t with s, t rounded from float64: four roundings on |x s| + |mean s| + |bias| (parameters broadcast over the last axis)."""
+    s = (1.0 if weight is None else np.abs(np.asarray(weight, np.float64))) / np.sqrt(np.asarray(var, np.float64) + eps)
+    b = 0.0 if bias is None else np.abs(np.asarray(bias, np.float64))
+    return gamma(8) * (np.abs(np.asarray(x, np.float64)) * s + np.abs(np.asarray(mean, np.float64)) * s + b) + TINY
+
+
+def lrn_bound(x: np.ndarray, y: np.ndarray, size: int, beta: float, k: float) -> np.ndarray:
+    """y = x * base^-beta: the base is off by gamma(size + 3), its power by beta times that and by pow's own error."""
+    log_base = np.abs(np.log(np.maximum(np.abs(np.asarray(x, np.float64)), TINY) / np.maximum(np.abs(y), TINY)))
+    return np.abs(y) * (beta * gamma(size + 3) + FUNCTION_ULPS * U * (1 + log_base)) + TINY
+
+
+def resize_bound(x: np.ndarray, spatial: tuple[int, ...], taps: int) -> np.ndarray:
+    """Interpolation weights come from float32 coordinates, off by a few u * size; taps = values per dimension that are blended."""
+    x = np.abs(np.asarray(x, np.float64))
+    coordinates = 4 * sum(spatial)
+    return (gamma(taps ** len(spatial) + 4) + coordinates * U * taps) * x.max(initial=0.0) * 1.5 ** len(spatial) + TINY
+
+
+# Comparisons
+
+
+def assert_within(got: Any, want: Any, bound: Any, what: object = "") -> None:
+    """|got - want| <= bound everywhere, NaN and infinities in the same places; the message names the worst element."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape, f"{what}: shape {got.shape}, want {want.shape}"
+    if not got.size:
+        return
+    finite = np.isfinite(want)
+    strange = ~finite & ~((got == want) | (np.isnan(got) & np.isnan(want)))
+    assert not strange.any(), f"{what}: {strange.sum()} of {got.size} should not be finite; first at {_first(strange)}"
+    error = np.where(finite, np.abs(np.where(finite, got, 0) - np.where(finite, want, 0)), 0)
+    error = np.where(finite & ~np.isfinite(got), np.inf, error)
+    ratio = error / np.broadcast_to(np.asarray(bound, np.float64), got.shape)
+    if not (ratio <= 1).all():
+        at = np.unravel_index(np.argmax(np.where(np.isnan(ratio), np.inf, ratio)), got.shape)
+        at = tuple(int(i) for i in at)
+        raise AssertionError(
+            f"{what}: {(~(ratio <= 1)).sum()} of {got.size} outside of the bound; worst at {at}: got {got[at]!r}, want {want[at]!r}, "
+            f"error {error[at]:.3g} = {ratio[at]:.3g} x bound"
+        )
+
+
+def assert_exact(got: Any, want: Any, what: object = "") -> None:
+    """Equal values (NaN equals NaN) and equal shapes."""
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape, f"{what}: shape {got.shape}, want {want.shape}"
+    wrong = ~((got == want) | ((got != got) & (want != want)))
+    if wrong.any():
+        at = _first(wrong)
+        raise AssertionError(f"{what}: {wrong.sum()} of {got.size} differ; first at {at}: got {got[at]!r}, want {want[at]!r}")
+
+
+def _first(mask: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.argwhere(mask)[0])

@@ -22,7 +22,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
-    """Random numbers that depend on the test's name alone, so that each test gives the same result when run by itself."""
+    """Random numbers that depend on the test's name alone: the same when the test is run by itself."""
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
 
 

@@ -1,7 +1,8 @@
-"""The oracle: convolution and pooling written as their definitions, in NumPy and float64, plus generators of odd problems.
+"""The oracle: convolution and pooling written as their definitions in float64, plus generators of odd problems.
 
-Everything is NDHWC and (T,R,S,C/G,K), as inside the plans. One loop over the taps of the window, no cleverness: what is tested against this must
-not share an idea with it. With small integers (see `integers`) every sum is exact, so results must be equal to the bit.
+Everything is NDHWC and (T,R,S,C/G,K), as inside the plans. One loop over the taps of the window, no cleverness:
+what is tested against this must not share an idea with it. With small integers (see `integers`) every sum is exact, so
+results must be equal to the bit.
 """
 
 from __future__ import annotations
@@ -75,7 +76,13 @@ class Conv:
     def __str__(self) -> str:
         """Short, for the ids of parametrised tests."""
         text = f"{self.d}x{self.h}x{self.w}x{self.c}-{self.t}x{self.r}x{self.s}x{self.k}"
-        for name, default in (("stride", ONE), ("pad_lo", ZERO), ("pad_hi", ZERO), ("dilation", ONE), ("output_padding", ZERO)):
+        for name, default in (
+            ("stride", ONE),
+            ("pad_lo", ZERO),
+            ("pad_hi", ZERO),
+            ("dilation", ONE),
+            ("output_padding", ZERO),
+        ):
             value = getattr(self, name)
             if value != default:
                 text += f"-{name}{''.join(map(str, value))}"
@@ -100,9 +107,9 @@ def conv(
     transposed: bool = False,
     output_padding: Triple = ZERO,
 ) -> np.ndarray:
-    """y[n,i,k] = sum_trsc x[n, i*stride - pad_lo + (t,r,s)*dilation, c] * w[t,r,s,c,k] (+ bias[k] + residual[n,i,k]), in float64.
+    """y[n,i,k] = sum_trsc x[n, i*stride - pad_lo + (t,r,s)*dilation, c] * w[t,r,s,c,k] + bias[k] + residual[n,i,k].
 
-    x (N,D,H,W,C), w (T,R,S,C/G,K). Transposed: x[n,i] is added into y[n, i*stride - pad_lo + (t,r,s)*dilation] instead.
+    In float64; x (N,D,H,W,C), w (T,R,S,C/G,K). Transposed: x[n,i] is added into y[n, i*stride - pad_lo + (t,r,s)*dilation] instead.
     """
     x, w = np.asarray(x, np.float64), np.asarray(w, np.float64)
     n, *size, c = x.shape
@@ -148,7 +155,10 @@ def pool(
     count_include_pad: bool = True,
     divisor: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pooling in float64: the values and, for kind "max", the flat index within D*H*W of each maximum (the first one; the last NaN if there are any)."""
+    """Pooling in float64: the values and, for kind "max", the flat index within D*H*W of each maximum.
+
+    Of equal maxima the first counts; if there are NaNs, the last of them.
+    """
     x = np.asarray(x, np.float64)
     n, *size, c = x.shape
     y = np.empty((n, *out, c))
@@ -177,7 +187,7 @@ def pool(
 
 
 def integers(rng: np.random.Generator, shape: tuple[int, ...], limit: int = 4, dtype: str = "float32") -> np.ndarray:
-    """Whole numbers in [-limit, limit]: with limit 4 and fewer than 2^20 products, sums of products are exact in float32 in any order."""
+    """Whole numbers in [-limit, limit]: with limit 4, sums of less than 2^20 products are exact in float32 in any order."""
     return rng.integers(-limit, limit + 1, shape).astype(dtype)
 
 
@@ -197,7 +207,15 @@ class ConvData:
     want: np.ndarray = field(repr=False)
 
 
-def conv_data(problem: Conv, rng: np.random.Generator, n: int = 2, *, exact: bool = True, bias: bool = True, residual: bool = False) -> ConvData:
+def conv_data(
+    problem: Conv,
+    rng: np.random.Generator,
+    n: int = 2,
+    *,
+    exact: bool = True,
+    bias: bool = True,
+    residual: bool = False,
+) -> ConvData:
     """Inputs for a problem (integers when exact) and what the convolution must give before its activation."""
     assert not exact or 16 * problem.terms < 2**24, f"{problem}: sums of {problem.terms} products are not exact"
     draw = integers if exact else reals
@@ -256,7 +274,7 @@ CONV_KINDS = ("dense", "pointwise", "depthwise", "grouped", "transposed")
 
 
 def odd_convs(count: int, seed: int = 0, kinds: tuple[str, ...] = CONV_KINDS) -> list[Conv]:
-    """`count` different small convolutions of all kinds, with odd sizes, strides, asymmetric padding, dilation and groups; the same for the same seed."""
+    """`count` different small convolutions: odd sizes, strides, asymmetric padding, dilation, groups; fixed by the seed."""
     rng = np.random.default_rng(seed)
     found: dict[Conv, None] = {}
     for turn in itertools.count():
@@ -291,7 +309,7 @@ CORNER_CONVS = (
 
 
 def odd_pools(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Keyword arguments of `pool` (plus "kind" and "x_shape") for `count` small pooling problems, none with a window in the padding alone."""
+    """Keyword arguments of `pool` (and "kind", "x_shape") for small problems, none with a window in the padding alone."""
     rng = np.random.default_rng(seed)
     found: list[dict[str, Any]] = []
     while len(found) < count:
@@ -315,7 +333,14 @@ def odd_pools(count: int, seed: int = 0) -> list[dict[str, Any]]:
                 out[-1] = 0
         if min(out) < 1:
             continue
-        problem = dict(x_shape=(*size, _pick(rng, _CHANNELS)), kind=kind, window=window, stride=stride, pad_lo=pads[0], pad_hi=pads[1])
+        problem = dict(
+            x_shape=(*size, _pick(rng, _CHANNELS)),
+            kind=kind,
+            window=window,
+            stride=stride,
+            pad_lo=pads[0],
+            pad_hi=pads[1],
+        )
         problem |= dict(dilation=dilation, out=tuple(out))
         if kind == "avg":
             problem |= dict(count_include_pad=bool(rng.integers(2)), divisor=int(_pick(rng, (0, 0, 3))))

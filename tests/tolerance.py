@@ -1,8 +1,9 @@
 """Every float bound of the tests, derived and in one place; nowhere else does a test contain a tolerance.
 
-u = 2^-24 is the unit roundoff of float32 and gamma(n) = n*u / (1 - n*u). A sum of n products, in any order, with or without fused multiply-adds,
-differs from the exact one by at most gamma(n) * sum |x||w| (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sec. 3.1).
-Kernels flush denormals, so every operation may also lose the smallest normal number.
+u = 2^-24 is the unit roundoff of float32 and gamma(n) = n*u / (1 - n*u). A sum of n products, in any
+order, with or without fused multiply-adds, differs from the exact one by at most gamma(n) * sum |x||w| (Higham,
+Accuracy and Stability of Numerical Algorithms, 2nd ed., sec. 3.1). Kernels flush denormals, so every operation may also
+lose the smallest normal number.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 import oracle
 
 U = 2.0**-24
@@ -45,7 +47,7 @@ def _erf(v: np.ndarray) -> np.ndarray:
     return np.vectorize(erf, otypes=[np.float64])(v)
 
 
-# name -> (function of (v, a, b) in float64, its largest slope, its magnitude: what the rounding errors inside are relative to)
+# name -> (function of (v, a, b) in float64, its largest slope, what the rounding errors inside are relative to)
 ACTIVATIONS: dict[str, tuple[Callable[..., np.ndarray], float, Callable[..., np.ndarray]]] = {
     "none": (lambda v, a, b: v, 1, lambda v, a: 0 * v),
     "relu": (lambda v, a, b: np.maximum(v, 0), 1, lambda v, a: 0 * v),
@@ -56,9 +58,17 @@ ACTIVATIONS: dict[str, tuple[Callable[..., np.ndarray], float, Callable[..., np.
     "hard_swish": (lambda v, a, b: v * np.clip(v + 3, 0, 6) / 6, 1.5, lambda v, a: np.abs(v)),
     "hard_sigmoid": (lambda v, a, b: np.clip(v + 3, 0, 6) / 6, 1 / 6, lambda v, a: 1 + 0 * v),
     "gelu": (lambda v, a, b: v * 0.5 * (1 + _erf(v / np.sqrt(2))), 1.13, lambda v, a: np.abs(v)),
-    "gelu_tanh": (lambda v, a, b: 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3))), 1.13, lambda v, a: np.abs(v)),
+    "gelu_tanh": (
+        lambda v, a, b: 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3))),
+        1.13,
+        lambda v, a: np.abs(v),
+    ),
     "tanh": (lambda v, a, b: np.tanh(v), 1, lambda v, a: np.abs(np.tanh(v))),
-    "elu": (lambda v, a, b: np.where(v > 0, v, a * np.expm1(np.minimum(v, 0))), 1, lambda v, a: np.where(v > 0, v, abs(a))),
+    "elu": (
+        lambda v, a, b: np.where(v > 0, v, a * np.expm1(np.minimum(v, 0))),
+        1,
+        lambda v, a: np.where(v > 0, v, abs(a)),
+    ),
     "leaky_relu": (lambda v, a, b: np.where(v > 0, v, a * v), 1, lambda v, a: np.abs(v)),
     "softplus": (
         lambda v, a, b: np.where(v * a > b, v, np.log1p(np.exp(np.minimum(v * a, 700))) / a),
@@ -73,8 +83,10 @@ def activation(kind: str, v: np.ndarray, a: float = 0.0, b: float = 0.0) -> np.n
     return ACTIVATIONS[kind][0](np.asarray(v, np.float64), a, b)
 
 
-def activation_bound(kind: str, v: np.ndarray, dv: np.ndarray | float = 0.0, a: float = 0.0, b: float = 0.0) -> np.ndarray:
-    """Bound of act(v + dv) computed in float32, v exact and |dv| its bound: slope * dv and the function's own rounding."""
+def activation_bound(
+    kind: str, v: np.ndarray, dv: np.ndarray | float = 0.0, a: float = 0.0, b: float = 0.0
+) -> np.ndarray:
+    """Bound of act(v + dv) computed in float32, |dv| a bound: slope * dv plus the function's own rounding."""
     v = np.asarray(v, np.float64)
     _, slope, magnitude = ACTIVATIONS[kind]
     slope = max(slope, abs(a)) if kind in ("elu", "leaky_relu") else slope
@@ -85,18 +97,24 @@ def activation_bound(kind: str, v: np.ndarray, dv: np.ndarray | float = 0.0, a: 
 
 
 def softmax_bound(x: np.ndarray, axis: int = -1, log: bool = False) -> np.ndarray:
-    """exp(x - max) / sum: the subtraction is off by u*|x - max|, which is a relative error after exp; then exp, the sum and a division."""
+    """exp(x - max) / sum: the subtraction is off by u*|x - max|, a relative error after exp; then exp, sum, division."""
     x = np.asarray(x, np.float64)
     below = x.max(axis, keepdims=True) - x
     total = np.exp(-below).sum(axis, keepdims=True)
-    relative = (below + FUNCTION_ULPS) * U + gamma(x.shape[axis] + 2) + ((np.exp(-below) * below).sum(axis, keepdims=True) / total) * U
+    relative = (
+        (below + FUNCTION_ULPS) * U
+        + gamma(x.shape[axis] + 2)
+        + ((np.exp(-below) * below).sum(axis, keepdims=True) / total) * U
+    )
     if log:
         return relative + U * (below + np.log(total)) * 2
     return relative * np.exp(-below) / total + TINY
 
 
-def layer_norm_bound(x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float, axes: tuple[int, ...] = (-1,)) -> np.ndarray:
-    """First-order error of (x - mean) / sqrt(var + eps) * weight + bias: e in x - mean, then the variance, then the last three operations."""
+def layer_norm_bound(
+    x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray | None, eps: float, axes: tuple[int, ...] = (-1,)
+) -> np.ndarray:
+    """First order, for (x - mean) / sqrt(var + eps) * weight + bias: e in x - mean, the variance, three operations."""
     x = np.asarray(x, np.float64)
     n = int(np.prod([x.shape[i] for i in axes]))
     g = 1.0 if weight is None else np.abs(np.asarray(weight, np.float64))
@@ -111,7 +129,7 @@ def layer_norm_bound(x: np.ndarray, weight: np.ndarray | None, bias: np.ndarray 
 
 
 def batch_norm_bound(x: np.ndarray, mean: Any, var: Any, weight: Any, bias: Any, eps: float) -> np.ndarray:
-    """x * s + t with s, t rounded from float64: four roundings on |x s| + |mean s| + |bias| (parameters broadcast over the last axis)."""
+    """x * s + t with s, t from the parameters: a few roundings of |x s| + |mean s| + |bias| (over the last axis)."""
     s = (1.0 if weight is None else np.abs(np.asarray(weight, np.float64))) / np.sqrt(np.asarray(var, np.float64) + eps)
     b = 0.0 if bias is None else np.abs(np.asarray(bias, np.float64))
     return gamma(8) * (np.abs(np.asarray(x, np.float64)) * s + np.abs(np.asarray(mean, np.float64)) * s + b) + TINY
@@ -124,7 +142,7 @@ def lrn_bound(x: np.ndarray, y: np.ndarray, size: int, beta: float, k: float) ->
 
 
 def resize_bound(x: np.ndarray, spatial: tuple[int, ...], taps: int) -> np.ndarray:
-    """Interpolation weights come from float32 coordinates, off by a few u * size; taps = values per dimension that are blended."""
+    """Weights come from float32 coordinates, off by a few u * size; taps = values blended per dimension."""
     x = np.abs(np.asarray(x, np.float64))
     coordinates = 4 * sum(spatial)
     return (gamma(taps ** len(spatial) + 4) + coordinates * U * taps) * x.max(initial=0.0) * 1.5 ** len(spatial) + TINY
@@ -149,8 +167,8 @@ def assert_within(got: Any, want: Any, bound: Any, what: object = "") -> None:
         at = np.unravel_index(np.argmax(np.where(np.isnan(ratio), np.inf, ratio)), got.shape)
         at = tuple(int(i) for i in at)
         raise AssertionError(
-            f"{what}: {(~(ratio <= 1)).sum()} of {got.size} outside of the bound; worst at {at}: got {got[at]!r}, want {want[at]!r}, "
-            f"error {error[at]:.3g} = {ratio[at]:.3g} x bound"
+            f"{what}: {(~(ratio <= 1)).sum()} of {got.size} outside of the bound; worst at {at}: "
+            f"got {got[at]!r}, want {want[at]!r}, error {error[at]:.3g} = {ratio[at]:.3g} x bound"
         )
 
 
@@ -161,7 +179,9 @@ def assert_exact(got: Any, want: Any, what: object = "") -> None:
     wrong = ~((got == want) | ((got != got) & (want != want)))
     if wrong.any():
         at = _first(wrong)
-        raise AssertionError(f"{what}: {wrong.sum()} of {got.size} differ; first at {at}: got {got[at]!r}, want {want[at]!r}")
+        raise AssertionError(
+            f"{what}: {wrong.sum()} of {got.size} differ; first at {at}: got {got[at]!r}, want {want[at]!r}"
+        )
 
 
 def _first(mask: np.ndarray) -> tuple[int, ...]:

@@ -1,34 +1,38 @@
 """A network as plain operators: what layers are lowered to, what passes rewrite, what the compiler turns into a plan.
 
-A Graph is a list of nodes in the order they run. Tensors are integers; their shapes are per image (no batch axis) and natural:
-(H,W,C) images, (L,C) sequences, (D,H,W,C) volumes, (F,) feature vectors: channels always last. Nodes know nothing of layers, so that files
-of other formats can be read into the same graph.
+A Graph is a list of nodes in the order they run. Tensors are integers; their shapes are per image (no batch axis) and
+natural: (H,W,C) images, (L,C) sequences, (D,H,W,C) volumes, (F,) feature vectors, channels always last. Nodes know
+nothing of layers, so that files of other formats can be read into the same graph.
 
-`infer_shape` is the only place where output shapes are computed; the operators and their attributes are the keys of `_RULES`:
+`infer_shape` is the only place where output shapes are computed. The operators (keys of `_RULES`), all with one input
+except binary (2) and concat (any), their attributes (spatial tuples have one entry per spatial dimension) and
+parameters (? = may be missing):
 
-    op             inputs    attrs (spatial tuples have one entry per spatial dimension)                             params
-    conv           x         strides, padding ((lo,hi),...), dilation, groups, transposed, output_padding            kernel, bias?
-    depthwise      x         strides, padding, dilation                                                              kernel (...,C,m), bias?
-    dense          x         (over the last axis)                                                                    kernel (in,out), bias?
-    pool           x         kind "max"|"avg", window, strides, padding, dilation, count_include_pad, ceil_mode, divisor
-    adaptive_pool  x         kind, out
-    global_pool    x         kind, keepdims
-    batch_norm     x         eps                                                                                     gamma?, beta?, mean, var
-    layer_norm     x         eps                                                                                     gamma?, beta?
-    lrn            x         size, alpha, beta, k
-    softmax        x         log
-    activation     x         kind, a, b
-    binary         a, b      kind "add"|"sub"|"mul"|"div"|"max"|"min" (NumPy broadcasting)
-    concat         x...      axis
-    pad            x         padding ((lo,hi) per dimension, channels included; negative crops), mode, value
-    resize         x         out, mode, align_corners, scales?
-    reshape        x         shape (one entry may be -1)
-    transpose      x         perm
-    rescale        x         scale, offset (numbers or one per channel)
-    identity       x
+    conv           strides, padding ((lo,hi),...), dilation, groups,     kernel (R,S,C/G,K), transposed: (R,S,K/G,C)
+                   transposed, output_padding                            bias?
+    depthwise      strides, padding, dilation                            kernel (R,S,C,m), bias?
+    dense          (over the last axis)                                  kernel (in,out), bias?
+    pool           kind "max"|"avg", window, strides, padding, dilation,
+                   count_include_pad, ceil_mode, divisor
+    adaptive_pool  kind, out
+    global_pool    kind, keepdims
+    batch_norm     eps                                                   gamma?, beta?, mean, var
+    layer_norm     eps                                                   gamma?, beta?
+    lrn            size, alpha, beta, k
+    softmax        log
+    activation     kind, a, b
+    binary         kind "add"|"sub"|"mul"|"div"|"max"|"min" (NumPy broadcasting)
+    concat         axis
+    pad            padding ((lo,hi) per dimension, channels included; negative crops), mode, value
+    resize         out, mode, align_corners, scales?
+    reshape        shape (one entry may be -1)
+    transpose      perm
+    rescale        scale, offset (numbers or one per channel)
+    identity
 
-The passes add `activation` (kind, a, b) to conv, depthwise, dense, binary and batch_norm, `residual=True` (the last input is added before the
-activation) and `scale` (a folded batch norm) to conv, depthwise and dense, and `in_place` to concat.
+What the passes add: `activation` (kind, a, b) on conv, depthwise, dense, binary and batch_norm; `residual=True` (the
+last input is added before the activation) and params `scale` (a folded batch norm) on conv, depthwise and dense;
+`in_place` on concat.
 """
 
 from __future__ import annotations
@@ -53,9 +57,10 @@ _MAX_ELEMENTS = 2**60  # times eight bytes stays inside int64
 class Param:
     """A named array that belongs to a layer: kernel, bias, running mean.
 
-    The array is read-only; `assign` replaces it and bumps `version`, which is how plans learn that their packed copies are out of date.
-    `value` may be a function of no arguments (then `shape` is needed): it is called when the array is first read, so that a large
-    model can be described, or filled from a file, without drawing its random numbers first.
+    The array is read-only; `assign` replaces it and bumps `version`, which is how plans learn that their packed copies
+    are out of date.
+    `value` may be a function of no arguments (then `shape` is needed): it is called when the array is first read, so
+    that a large model can be described, or filled from a file, without drawing its random numbers first.
 
     >>> p = Param("kernel", np.zeros((2, 3), "f4"))
     >>> p.assign(np.ones((2, 3), "f4"))
@@ -65,10 +70,15 @@ class Param:
     7.0
     """
 
-    __slots__ = ("name", "shape", "dtype", "trainable", "version", "_value", "_make")
+    __slots__ = ("_make", "_value", "dtype", "name", "shape", "trainable", "version")
 
     def __init__(
-        self, name: str, value: np.ndarray | Callable[[], np.ndarray], trainable: bool = True, *, shape: Shape | None = None
+        self,
+        name: str,
+        value: np.ndarray | Callable[[], np.ndarray],
+        trainable: bool = True,
+        *,
+        shape: Shape | None = None,
     ):
         self.name = name
         self.trainable = trainable
@@ -91,12 +101,14 @@ class Param:
                     assert self._make is not None
                     made = np.ascontiguousarray(self._make(), dtype=self.dtype)
                     if made.shape != self.shape:
-                        raise ShapeError(f"{self.name}: the initializer made an array of shape {made.shape}, want {self.shape}")
+                        raise ShapeError(
+                            f"{self.name}: the initializer made an array of shape {made.shape}, want {self.shape}"
+                        )
                     self._value, self._make = _frozen(made), None
         return self._value
 
     def assign(self, value: Any, copy: bool = True) -> None:
-        """Replace the value by an array of the same shape, without losing precision (float64 is refused by a float32 parameter).
+        """Replace the value by an array of the same shape; float64 is refused by a float32 parameter: nothing is rounded.
 
         With copy=False an array that already has the right type and order is kept, not copied (a mapped weight file).
         """
@@ -227,13 +239,15 @@ def conv_size(size: int, window: int, stride: int, lo: int, hi: int, dilation: i
     return (size + lo + hi - dilation * (window - 1) - 1) // stride + 1
 
 
-def conv_transpose_size(size: int, window: int, stride: int, lo: int, hi: int, dilation: int, output_padding: int) -> int:
+def conv_transpose_size(
+    size: int, window: int, stride: int, lo: int, hi: int, dilation: int, output_padding: int
+) -> int:
     """Output size of a transposed convolution along one dimension."""
     return (size - 1) * stride - lo - hi + dilation * (window - 1) + output_padding + 1
 
 
 def pool_size(size: int, window: int, stride: int, lo: int, hi: int, dilation: int, ceil_mode: bool) -> int:
-    """Output size of a pooling along one dimension; with ceil_mode the last window may hang over, but must start inside (as torch)."""
+    """Output size of a pooling along one dimension; with ceil_mode the last window may hang over but starts inside."""
     out = (size + lo + hi - dilation * (window - 1) - 1 + (stride - 1 if ceil_mode else 0)) // stride + 1
     if ceil_mode and (out - 1) * stride >= size + lo:
         out -= 1
@@ -261,7 +275,7 @@ def infer_shape(op: str, in_shapes: Sequence[Shape], attrs: Mapping[str, Any], p
     want = 2 if op == "binary" else 1
     if len(shapes) != want:
         raise ShapeError(f"{op}: got {len(shapes)} inputs, want {want}")
-    out = _checked(op, rule(shapes, attrs, params))
+    out = _checked(op, rule(shapes, attrs, {key: p for key, p in params.items() if p is not None}))
     if residual not in (None, out):
         raise ShapeError(f"{op}: the residual has shape {residual}, want {out}")
     return out
@@ -278,7 +292,9 @@ def _checked(op: str, shape: Shape) -> Shape:
     return shape
 
 
-def _spatial(op: str, shape: Shape, attrs: Mapping[str, Any], key: str, default: int | None, least: int) -> tuple[int, ...]:
+def _spatial(
+    op: str, shape: Shape, attrs: Mapping[str, Any], key: str, default: int | None, least: int
+) -> tuple[int, ...]:
     """A spatial attribute: one integer >= least for each spatial dimension of `shape`."""
     rank = len(shape) - 1
     value = attrs.get(key)
@@ -309,7 +325,9 @@ def _padding(op: str, shape: Shape, attrs: Mapping[str, Any]) -> tuple[tuple[int
 
 def _need_spatial(op: str, shape: Shape) -> None:
     if len(shape) < 2:
-        raise ShapeError(f"{op}: got an input of shape {shape}, want at least one spatial dimension before the channels")
+        raise ShapeError(
+            f"{op}: got an input of shape {shape}, want at least one spatial dimension before the channels"
+        )
 
 
 def _kernel(op: str, params: Mapping[str, np.ndarray], ndim: int) -> Shape:
@@ -334,8 +352,13 @@ def _window_sizes(op: str, shape: Shape, attrs: Mapping[str, Any], window: Shape
     padding = _padding(op, shape, attrs)
     for size, n, (lo, hi), dil in zip(shape, window, padding, dilation):
         if size + lo + hi < dil * (n - 1) + 1:
-            raise ShapeError(f"{op}: a window of {window} (dilation {dilation}) is larger than the input {shape[:-1]} padded by {padding}")
-    return tuple(conv_size(n, r, s, lo, hi, d) for n, r, s, (lo, hi), d in zip(shape, window, strides, padding, dilation))
+            raise ShapeError(
+                f"{op}: a window of {window} (dilation {dilation}) is larger than the input {shape[:-1]} "
+                f"padded by {padding}"
+            )
+    return tuple(
+        conv_size(n, r, s, lo, hi, d) for n, r, s, (lo, hi), d in zip(shape, window, strides, padding, dilation)
+    )
 
 
 def _conv(shapes: list[Shape], attrs: Mapping[str, Any], params: Mapping[str, np.ndarray]) -> Shape:
@@ -349,22 +372,30 @@ def _conv(shapes: list[Shape], attrs: Mapping[str, Any], params: Mapping[str, np
         raise ShapeError(f"conv: groups={groups} does not divide the {c} channels of the input {shape}")
     if attrs.get("transposed", False):
         if kernel[-1] != c:
-            raise ShapeError(f"conv: a transposed kernel of shape {kernel} wants {kernel[-1]} input channels, got {c} in {shape}")
+            raise ShapeError(
+                f"conv: a transposed kernel of shape {kernel} wants {kernel[-1]} input channels, got {c} in {shape}"
+            )
         k = kernel[-2] * groups
         strides = _spatial("conv", shape, attrs, "strides", 1, 1)
         dilation = _spatial("conv", shape, attrs, "dilation", 1, 1)
         extra = _spatial("conv", shape, attrs, "output_padding", 0, 0)
         for e, s, d in zip(extra, strides, dilation):
             if e >= max(s, d):
-                raise ShapeError(f"conv: output_padding={extra}, want less than the stride {strides} or the dilation {dilation}")
+                raise ShapeError(
+                    f"conv: output_padding={extra}, want less than the stride {strides} or the dilation {dilation}"
+                )
         pads = _padding("conv", shape, attrs)
         out = tuple(
-            conv_transpose_size(n, r, s, lo, hi, d, e) for n, r, s, (lo, hi), d, e in zip(shape, window, strides, pads, dilation, extra)
+            conv_transpose_size(n, r, s, lo, hi, d, e)
+            for n, r, s, (lo, hi), d, e in zip(shape, window, strides, pads, dilation, extra)
         )
     else:
         k = kernel[-1]
         if kernel[-2] * groups != c:
-            raise ShapeError(f"conv: a kernel of shape {kernel} with groups={groups} wants {kernel[-2] * groups} channels, got {c} in {shape}")
+            raise ShapeError(
+                f"conv: a kernel of shape {kernel} with groups={groups} wants {kernel[-2] * groups} channels, "
+                f"got {c} in {shape}"
+            )
         if k % groups:
             raise ShapeError(f"conv: groups={groups} does not divide the {k} output channels of the kernel {kernel}")
         out = _window_sizes("conv", shape, attrs, window)
@@ -377,7 +408,9 @@ def _depthwise(shapes: list[Shape], attrs: Mapping[str, Any], params: Mapping[st
     _need_spatial("depthwise", shape)
     kernel = _kernel("depthwise", params, len(shape) + 1)
     if kernel[-2] != shape[-1]:
-        raise ShapeError(f"depthwise: a kernel of shape {kernel} wants {kernel[-2]} channels, got {shape[-1]} in {shape}")
+        raise ShapeError(
+            f"depthwise: a kernel of shape {kernel} wants {kernel[-2]} channels, got {shape[-1]} in {shape}"
+        )
     k = kernel[-2] * kernel[-1]
     _check_bias("depthwise", params, k)
     return (*_window_sizes("depthwise", shape, attrs, kernel[:-2]), k)
@@ -414,9 +447,15 @@ def _pool(shapes: list[Shape], attrs: Mapping[str, Any], params: Mapping[str, np
         # otherwise a window could lie in the padding alone
         if max(lo, hi) > d * (r - 1):
             raise ShapeError(f"pool: padding={padding} must be smaller than the window {window} (dilation {dilation})")
-    out = tuple(pool_size(n, r, s, lo, hi, d, ceil_mode) for n, r, s, (lo, hi), d in zip(shape, window, strides, padding, dilation))
+    out = tuple(
+        pool_size(n, r, s, lo, hi, d, ceil_mode)
+        for n, r, s, (lo, hi), d in zip(shape, window, strides, padding, dilation)
+    )
     if any(size < 1 for size in out):
-        raise ShapeError(f"pool: a window of {window} (dilation {dilation}) is larger than the input {shape[:-1]} padded by {padding}")
+        raise ShapeError(
+            f"pool: a window of {window} (dilation {dilation}) is larger than the input {shape[:-1]} "
+            f"padded by {padding}"
+        )
     return (*out, shape[-1])
 
 
@@ -444,7 +483,9 @@ def _per_channel(*required: str) -> Callable[[list[Shape], Mapping[str, Any], Ma
                 raise ShapeError(f"{name} is missing")
         for name, value in params.items():
             if tuple(value.shape) != shape[-1:]:
-                raise ShapeError(f"{name} has shape {tuple(value.shape)}, want {shape[-1:]} for an input of shape {shape}")
+                raise ShapeError(
+                    f"{name} has shape {tuple(value.shape)}, want {shape[-1:]} for an input of shape {shape}"
+                )
         return shape
 
     return rule
@@ -499,7 +540,9 @@ def _pad(shapes: list[Shape], attrs: Mapping[str, Any], params: Mapping[str, np.
     padding = tuple((operator.index(lo), operator.index(hi)) for lo, hi in attrs["padding"])
     mode = attrs.get("mode", "constant")
     if len(padding) != len(shape):
-        raise ShapeError(f"pad: padding={padding} has {len(padding)} pairs, want {len(shape)} for an input of shape {shape}")
+        raise ShapeError(
+            f"pad: padding={padding} has {len(padding)} pairs, want {len(shape)} for an input of shape {shape}"
+        )
     _check_kind("pad", {"mode": mode}, "mode", ("constant", "reflect", "replicate", "circular"))
     limit = {"reflect": -1, "circular": 0}.get(mode)
     if limit is not None and any(max(lo, hi) > size + limit for size, (lo, hi) in zip(shape, padding)):
@@ -510,7 +553,9 @@ def _pad(shapes: list[Shape], attrs: Mapping[str, Any], params: Mapping[str, np.
 def _resize(shapes: list[Shape], attrs: Mapping[str, Any], params: Mapping[str, np.ndarray]) -> Shape:
     (shape,) = shapes
     _need_spatial("resize", shape)
-    _check_kind("resize", {"mode": attrs.get("mode", "nearest")}, "mode", ("nearest", "nearest-exact", "linear", "cubic"))
+    _check_kind(
+        "resize", {"mode": attrs.get("mode", "nearest")}, "mode", ("nearest", "nearest-exact", "linear", "cubic")
+    )
     return (*_spatial("resize", shape, attrs, "out", None, 1), shape[-1])
 
 

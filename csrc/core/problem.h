@@ -33,7 +33,7 @@ enum class Act : int32_t {
 // The activation of an epilogue, with its parameters.
 struct Activation {
   Act kind;
-  float a, b;
+  double a, b;
 };
 
 struct ConvProblem {

@@ -1,0 +1,11 @@
+// bind.h: what the binding files share.
+#pragma once
+#include <pybind11/pybind11.h>
+
+namespace ck {
+
+void register_errors();
+void register_info(pybind11::module_& m);
+void register_plan(pybind11::module_& m);
+
+}  // namespace ck

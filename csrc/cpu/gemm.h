@@ -1,0 +1,219 @@
+// gemm.h: the register-blocked matrix product at the heart of the dense convolutions (direct, im2col, 1x1) and of Dense.
+//
+// Computes  y[i,k] = act(sum_e x_e[i][c] * w[e,c,k] + bias[k] + residual[i,k])   for a tile of pixels i and a panel of filters k
+//           where e runs over the filter's taps and x_e[i] is a pointer to the pixel that tap e of output i reads (the "indirect" GEMM)
+// Layout    w: panels of nv vectors, [panel][tap][c][nv * kLanes], zero beyond the last filter
+//
+//              nv vectors of filters (loaded once per c)
+//            +-----------+-----------+
+//    x[0]  --| acc[0][0] | acc[0][1] |     one broadcast of x[i][c] feeds nv FMAs: (tile + nv) loads for tile * nv FMAs,
+//    x[1]  --| acc[1][0] | acc[1][1] |     16 / 28 = 0.57 loads an FMA at 14 x 2 (AVX-512)
+//     ...    |    ...    |    ...    |
+//
+// Order of sums: tap by tap, channel by channel, one chain an output: the same bits for every tile shape.
+// Source    Dukhan 2019, arXiv:1907.02129 (indirect convolution); Goto and van de Geijn 2008 (panels); BLIS (microkernel)
+#pragma once
+#include "core/kernel.h"
+#include "simd/math.h"
+#include "simd/vec.h"
+
+namespace ck {
+namespace CK_ISA {
+namespace {
+
+constexpr int kMaxVecs = 3;
+// Panels that stay in the second-level cache while pixels stream past them.
+constexpr int64_t kPanelBytes = 320 << 10;
+
+struct Tile {
+  const float* const* x;  // [entries][pixels]
+  const int32_t* tap;     // [entries]: which tap of the panel each entry multiplies
+  int64_t entries, c;     // c: channels (or, for rows of pixels, window * channels) reduced per entry
+  const float* w;         // the panel
+  float* y;
+  const float* residual;  // or null
+  int64_t y_step, residual_step;
+  const float* bias;  // or null
+  int64_t k;          // filters that exist in this panel
+  const Activation* act;
+};
+
+CK_INLINE vf load_some(const float* p, int64_t n) { return n >= kLanes ? load(p) : load_n(p, static_cast<int>(n)); }
+CK_INLINE void store_some(float* p, vf v, int64_t n) {
+  if (n >= kLanes) store(p, v);
+  else store_n(p, v, static_cast<int>(n));
+}
+
+__attribute__((noinline)) void activate_stored(const Tile& t, int pixels) {
+  for (int i = 0; i < pixels; ++i)
+    for (int64_t k = 0; k < t.k; k += kLanes) {
+      float* y = t.y + i * t.y_step + k;
+      store_some(y, activate(load_some(y, t.k - k), *t.act), t.k - k);
+    }
+}
+
+template <int kPixels, int kVecs>
+void tile(const Tile& t) {
+  vf acc[kPixels][kVecs];
+  CK_UNROLL
+  for (int i = 0; i < kPixels; ++i)
+    CK_UNROLL
+    for (int j = 0; j < kVecs; ++j) acc[i][j] = splat(0.f);
+  constexpr int kStep = kVecs * kLanes;
+  constexpr int kUnroll = 4;
+  for (int64_t e = 0; e < t.entries; ++e) {
+    const float* const* x_e = t.x + e * kPixels;
+    const float* w = t.w + t.tap[e] * t.c * kStep;
+    const float* x[kPixels];
+    CK_UNROLL
+    for (int i = 0; i < kPixels; ++i) x[i] = x_e[i];
+    int64_t c = 0;
+    for (; c + kUnroll <= t.c; c += kUnroll, w += kUnroll * kStep) {
+      CK_UNROLL
+      for (int u = 0; u < kUnroll; ++u) {
+        vf b[kVecs];
+        CK_UNROLL
+        for (int j = 0; j < kVecs; ++j) b[j] = load(w + u * kStep + j * kLanes);
+        CK_UNROLL
+        for (int i = 0; i < kPixels; ++i) {
+          const vf a = splat(x[i][c + u]);
+          CK_UNROLL
+          for (int j = 0; j < kVecs; ++j) acc[i][j] += a * b[j];
+        }
+      }
+    }
+    for (; c < t.c; ++c, w += kStep) {
+      vf b[kVecs];
+      CK_UNROLL
+      for (int j = 0; j < kVecs; ++j) b[j] = load(w + j * kLanes);
+      CK_UNROLL
+      for (int i = 0; i < kPixels; ++i) {
+        const vf a = splat(x[i][c]);
+        CK_UNROLL
+        for (int j = 0; j < kVecs; ++j) acc[i][j] += a * b[j];
+      }
+    }
+  }
+  // Epilogue, in registers where it is a few instructions.
+  if (t.bias) {
+    CK_UNROLL
+    for (int j = 0; j < kVecs; ++j) {
+      if (t.k <= j * kLanes) break;
+      const vf b = load_some(t.bias + j * kLanes, t.k - j * kLanes);
+      CK_UNROLL
+      for (int i = 0; i < kPixels; ++i) acc[i][j] += b;
+    }
+  }
+  if (t.residual) {
+    CK_UNROLL
+    for (int j = 0; j < kVecs; ++j) {
+      if (t.k <= j * kLanes) break;
+      CK_UNROLL
+      for (int i = 0; i < kPixels; ++i) acc[i][j] += load_some(t.residual + i * t.residual_step + j * kLanes, t.k - j * kLanes);
+    }
+  }
+  if (t.act->kind == Act::kClamp) {
+    const vf lo = splat(t.act->a), hi = splat(t.act->b);
+    CK_UNROLL
+    for (int i = 0; i < kPixels; ++i)
+      CK_UNROLL
+      for (int j = 0; j < kVecs; ++j) acc[i][j] = clamp(acc[i][j], lo, hi);
+  }
+  if (t.k >= kStep) {
+    CK_UNROLL
+    for (int i = 0; i < kPixels; ++i)
+      CK_UNROLL
+      for (int j = 0; j < kVecs; ++j) store(t.y + i * t.y_step + j * kLanes, acc[i][j]);
+  } else {
+    CK_UNROLL
+    for (int j = 0; j < kVecs; ++j) {
+      if (t.k <= j * kLanes) break;
+      CK_UNROLL
+      for (int i = 0; i < kPixels; ++i) store_some(t.y + i * t.y_step + j * kLanes, acc[i][j], t.k - j * kLanes);
+    }
+  }
+  // The others need more registers than the tile leaves free: a second pass over what was just stored.
+  if (t.act->kind != Act::kNone && t.act->kind != Act::kClamp) activate_stored(t, kPixels);
+}
+
+using TileFn = void (*)(const Tile&);
+
+template <int kVecs, int... kPixels>
+struct Tiles {
+  static constexpr TileFn table[] = {nullptr, tile<kPixels, kVecs>...};
+};
+
+// The microkernel for `pixels` x `vecs`; pixels <= kTile[vecs].
+CK_INLINE TileFn tile_fn(int vecs, int pixels) {
+#if defined(__AVX512F__)
+  static constexpr const TileFn* kTables[kMaxVecs + 1] = {nullptr, Tiles<1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
+                                                          Tiles<2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
+                                                          Tiles<3, 1, 2, 3, 4, 5, 6, 7, 8, 9>::table};
+#elif defined(__aarch64__)
+  static constexpr const TileFn* kTables[kMaxVecs + 1] = {nullptr, Tiles<1, 1, 2, 3, 4, 5, 6, 7, 8>::table, Tiles<2, 1, 2, 3, 4, 5, 6, 7, 8>::table,
+                                                          Tiles<3, 1, 2, 3, 4, 5, 6, 7>::table};
+#else
+  static constexpr const TileFn* kTables[kMaxVecs + 1] = {nullptr, Tiles<1, 1, 2, 3, 4, 5, 6>::table, Tiles<2, 1, 2, 3, 4, 5, 6>::table,
+                                                          Tiles<3, 1, 2, 3, 4>::table};
+#endif
+  return kTables[vecs][pixels];
+}
+
+// How the filters of one group are cut into panels: pairs of vectors; an odd count ends in a panel of three (or is a single vector).
+struct Panels {
+  int64_t vecs, count, group_k;
+};
+
+CK_INLINE Panels panels_of(const ConvProblem& p) {
+  const int64_t group_k = p.k / p.groups, vecs = (group_k + kLanes - 1) / kLanes;
+  return {vecs, vecs <= 3 ? 1 : vecs / 2, group_k};
+}
+CK_INLINE int64_t panel_first(const Panels&, int64_t i) { return 2 * i; }
+CK_INLINE int panel_width(const Panels& s, int64_t i) { return static_cast<int>(i + 1 == s.count ? s.vecs - 2 * i : 2); }
+
+CK_INLINE int64_t taps_of(const ConvProblem& p) { return p.t * p.r * p.s; }
+
+CK_INLINE int64_t gemm_packed_bytes(const ConvProblem& p) {
+  return p.groups * panels_of(p).vecs * kLanes * taps_of(p) * (p.c / p.groups) * static_cast<int64_t>(sizeof(float));
+}
+
+// T R S C/G K -> [group][panel][tap][c][nv * kLanes]
+CK_INLINE void gemm_pack(const ConvProblem& p, const void* weights, const void* scale, void* packed) {
+  const float* w = static_cast<const float*>(weights);
+  const float* s = static_cast<const float*>(scale);
+  float* out = static_cast<float*>(packed);
+  const Panels panels = panels_of(p);
+  const int64_t rows = taps_of(p) * (p.c / p.groups);
+  for (int64_t g = 0; g < p.groups; ++g)
+    for (int64_t i = 0; i < panels.count; ++i) {
+      const int64_t k_first = panel_first(panels, i) * kLanes, width = panel_width(panels, i) * kLanes;
+      const int64_t have = panels.group_k - k_first < width ? panels.group_k - k_first : width;
+      const int64_t k = g * panels.group_k + k_first;
+      for (int64_t row = 0; row < rows; ++row, out += width) {
+        for (int64_t j = 0; j < have; ++j) out[j] = s ? w[row * p.k + k + j] * s[k + j] : w[row * p.k + k + j];
+        for (int64_t j = have; j < width; ++j) out[j] = 0.f;
+      }
+    }
+}
+
+// Panels are walked in super-panels that fit the second-level cache: [super-panel][pixel tile][panel of the super-panel].
+struct Split {
+  Panels panels;
+  int64_t total;   // panels of all groups
+  int64_t supers;  // super-panels
+};
+
+CK_INLINE Split split_of(const ConvProblem& p) {
+  Split s;
+  s.panels = panels_of(p);
+  s.total = p.groups * s.panels.count;
+  const int64_t bytes = gemm_packed_bytes(p);
+  s.supers = (bytes + kPanelBytes - 1) / kPanelBytes;
+  if (s.supers > s.total) s.supers = s.total;
+  if (s.supers < 1) s.supers = 1;
+  return s;
+}
+
+}  // namespace
+}  // namespace CK_ISA
+}  // namespace ck

@@ -1,0 +1,310 @@
+// conv_direct.cpp: convolution by indirect GEMM: any filter, stride, dilation, padding, groups, 1-D to 3-D, transposed too; float32.
+//
+// Computes  y[n,z,p,q,k] = act(sum_trsc x[n, z*sd-pd+t*dd, p*sh-ph+r*dh, q*sw-pw+s*dw, c] * w[t,r,s,c,k] + bias + residual)
+// Layout    x NDHWC, w in gemm.h's panels, y NZPQK
+// Tiling    a task is a tile of up to kTile pixels (flat over z p q of one image) times a super-panel of filters that stays in L2.
+//           For each tile a table of pointers, tap x pixel, is made once and used by all panels; a padded pixel points at a row of zeros.
+//           Few channels (C < 16, undilated): the S pixels of a window row lie side by side in NHWC, so (s, c) is one reduction of S*C and only
+//           (t, r) remain as taps; windows that cross the left or right edge are copied to scratch with their zeros. C=3 needs no other kernel.
+//           Small maps (fewer pixels than a tile): tiles run across images, so that Dense at batch 8 reads its weights once.
+//           Transposed: outputs of one residue q mod stride see the same taps, so a tile steps by the stride.
+// Cost      2*NZPQK*TRSC/G flop; 4*(x + w + y) bytes plus x once more per super-panel
+// Refuses   nothing; poor for groups of fewer filters than a vector
+// Source    Dukhan 2019, arXiv:1907.02129
+#include "cpu/gemm.h"
+
+namespace ck {
+namespace CK_ISA {
+namespace {
+
+constexpr int kTilePixels = kMaxTile;
+
+CK_INLINE int64_t align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+CK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+CK_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+enum class Mode { kFlat, kRows, kTransposed };
+
+// What a run needs to know about its problem, computed once.
+struct Shape {
+  Mode mode;
+  bool across;           // tiles run across images
+  int64_t pixels;        // flat: outputs of one image; rows, transposed: outputs of one row (of one residue)
+  int64_t tile;          // pixels of the largest tile: the smallest kTile of the panels in use
+  int64_t tiles;         // of one image (across: of the batch)
+  int64_t entries, c;    // entries of the pointer table and the channels each reduces
+  int64_t row_floats;    // kRows: floats of a staged window row
+  Split split;
+};
+
+CK_INLINE Shape shape_of(const ConvProblem& p, int64_t images) {
+  Shape s;
+  const int64_t c_group = p.c / p.groups;
+  s.split = split_of(p);
+  s.mode = p.transposed ? Mode::kTransposed : (p.groups == 1 && p.c < 16 && p.dil_w == 1 && p.s > 1) ? Mode::kRows : Mode::kFlat;
+  s.across = s.mode == Mode::kFlat && p.z * p.p * p.q < kTilePixels;
+  // A last panel of three vectors takes narrower tiles; its outputs are the same bits, so the tile may be split there.
+  s.tile = kTilePixels;
+  s.entries = s.mode == Mode::kRows ? p.t * p.r : p.t * p.r * p.s;
+  s.c = s.mode == Mode::kRows ? p.s * c_group : c_group;
+  s.row_floats = s.mode == Mode::kRows ? ((s.tile - 1) * p.stride_w + p.s) * p.c : 0;
+  if (s.mode == Mode::kFlat) {
+    s.pixels = p.z * p.p * p.q * (s.across ? images : 1);
+    s.tiles = (s.pixels + s.tile - 1) / s.tile;
+  } else {
+    const int64_t step = s.mode == Mode::kTransposed ? p.stride_w : 1;
+    s.pixels = (p.q + step - 1) / step;
+    s.tiles = p.z * p.p * step * ((s.pixels + s.tile - 1) / s.tile);
+  }
+  return s;
+}
+
+struct Scratch {
+  float* zeros;       // c values
+  const float** x;    // [entries][tile]
+  const float** x_part;  // the same for a narrower tile
+  int32_t* tap;       // [entries]
+  float* rows;        // kRows: staged windows
+};
+
+CK_INLINE int64_t scratch_layout(const ConvProblem& p, const Shape& s, char* at, Scratch* out) {
+  const int64_t zeros = align64(p.c * 4), table = align64(s.entries * s.tile * 8), taps = align64(s.entries * 4);
+  if (out) {
+    out->zeros = reinterpret_cast<float*>(at);
+    out->x = reinterpret_cast<const float**>(at + zeros);
+    out->x_part = reinterpret_cast<const float**>(at + zeros + table);
+    out->tap = reinterpret_cast<int32_t*>(at + zeros + 2 * table);
+    out->rows = reinterpret_cast<float*>(at + zeros + 2 * table + taps);
+  }
+  return zeros + 2 * table + taps + align64(s.row_floats * p.t * p.r * 4);
+}
+
+// The input pixel of output `o` and tap `tap` along one dimension, or -1.
+CK_INLINE int64_t source(int64_t o, int64_t tap, int64_t stride, int64_t pad, int64_t dil, int64_t in) {
+  const int64_t i = o * stride - pad + tap * dil;
+  return static_cast<uint64_t>(i) < static_cast<uint64_t>(in) ? i : -1;
+}
+CK_INLINE int64_t source_transposed(int64_t o, int64_t tap, int64_t stride, int64_t pad, int64_t dil, int64_t in) {
+  const int64_t i = o + pad - tap * dil;
+  if (i < 0 || i % stride) return -1;
+  return i / stride < in ? i / stride : -1;
+}
+
+// Pointers of the pixels [m, m + count) of the flat output. Returns the number of entries: taps that are padding for every pixel are left out,
+// unless tiles run across images (the grouping would then decide which zeros are added).
+CK_INLINE int64_t point_flat(const ConvProblem& p, const Shape& s, const View& x, int64_t n, int64_t m, int count, const Scratch& scratch) {
+  int64_t d0[kTilePixels], h0[kTilePixels], w0[kTilePixels];
+  const float* x_n[kTilePixels];
+  bool inside = true;
+  const int64_t image = p.z * p.p * p.q;
+  int64_t q = m % p.q, row = m / p.q % p.p, z = m / (p.q * p.p);
+  if (s.across) n = m / image, z %= p.z;
+  for (int i = 0; i < count; ++i) {
+    d0[i] = z * p.stride_d - p.pad_d_lo, h0[i] = row * p.stride_h - p.pad_h_lo, w0[i] = q * p.stride_w - p.pad_w_lo;
+    x_n[i] = at<const float>(x, n, d0[i], h0[i], w0[i]);
+    inside &= d0[i] >= 0 && h0[i] >= 0 && w0[i] >= 0 && d0[i] + (p.t - 1) * p.dil_d < p.d && h0[i] + (p.r - 1) * p.dil_h < p.h &&
+              w0[i] + (p.s - 1) * p.dil_w < p.w;
+    if (++q == p.q) {
+      q = 0;
+      if (++row == p.p) {
+        row = 0;
+        if (++z == p.z && s.across) z = 0, ++n;
+      }
+    }
+  }
+  int64_t entries = 0, tap = 0;
+  for (int64_t t = 0; t < p.t; ++t)
+    for (int64_t r = 0; r < p.r; ++r)
+      for (int64_t c = 0; c < p.s; ++c, ++tap) {
+        const float** out = scratch.x + entries * count;
+        const int64_t offset = t * p.dil_d * x.depth + r * p.dil_h * x.row + c * p.dil_w * x.pixel;
+        bool any = s.across;
+        if (inside) {
+          for (int i = 0; i < count; ++i) out[i] = x_n[i] + offset;
+          any = true;
+        } else {
+          for (int i = 0; i < count; ++i) {
+            const bool in = static_cast<uint64_t>(d0[i] + t * p.dil_d) < static_cast<uint64_t>(p.d) &&
+                            static_cast<uint64_t>(h0[i] + r * p.dil_h) < static_cast<uint64_t>(p.h) &&
+                            static_cast<uint64_t>(w0[i] + c * p.dil_w) < static_cast<uint64_t>(p.w);
+            out[i] = in ? x_n[i] + offset : scratch.zeros;
+            any |= in;
+          }
+        }
+        scratch.tap[entries] = static_cast<int32_t>(tap);
+        entries += any;
+      }
+  return entries;
+}
+
+// Pointers of the window rows of outputs (z, row, q .. q + count): see the header, few channels.
+CK_INLINE int64_t point_rows(const ConvProblem& p, const Shape& s, const View& x, int64_t n, int64_t z, int64_t row, int64_t q, int count,
+                             const Scratch& scratch) {
+  const int64_t w0 = q * p.stride_w - p.pad_w_lo, width = (count - 1) * p.stride_w + p.s;
+  const bool inside = w0 >= 0 && w0 + width <= p.w && x.pixel == p.c;
+  const int64_t from = most(0, -w0), to = most(from, least(width, p.w - w0));
+  int64_t entries = 0;
+  for (int64_t t = 0; t < p.t; ++t)
+    for (int64_t r = 0; r < p.r; ++r) {
+      const int64_t d = source(z, t, p.stride_d, p.pad_d_lo, p.dil_d, p.d), h = source(row, r, p.stride_h, p.pad_h_lo, p.dil_h, p.h);
+      if (d < 0 || h < 0) continue;
+      const float* base;
+      if (inside) {
+        base = at<const float>(x, n, d, h, w0);
+      } else {
+        float* staged = scratch.rows + entries * s.row_floats;
+        for (int64_t i = 0; i < from * p.c; ++i) staged[i] = 0.f;
+        if (x.pixel == p.c) {
+          const float* x_w = at<const float>(x, n, d, h, w0 + from);
+          for (int64_t i = 0; i < (to - from) * p.c; ++i) staged[from * p.c + i] = x_w[i];
+        } else {
+          for (int64_t w = from; w < to; ++w) {
+            const float* x_w = at<const float>(x, n, d, h, w0 + w);
+            for (int64_t c = 0; c < p.c; ++c) staged[w * p.c + c] = x_w[c];
+          }
+        }
+        for (int64_t i = to * p.c; i < width * p.c; ++i) staged[i] = 0.f;
+        base = staged;
+      }
+      for (int i = 0; i < count; ++i) scratch.x[entries * count + i] = base + i * p.stride_w * p.c;
+      scratch.tap[entries++] = static_cast<int32_t>(t * p.r + r);
+    }
+  return entries;
+}
+
+CK_INLINE int64_t point_transposed(const ConvProblem& p, const View& x, int64_t n, int64_t z, int64_t row, int64_t q, int count, const Scratch& scratch) {
+  int64_t entries = 0, tap = 0;
+  for (int64_t t = 0; t < p.t; ++t)
+    for (int64_t r = 0; r < p.r; ++r)
+      for (int64_t c = 0; c < p.s; ++c, ++tap) {
+        const int64_t d = source_transposed(z, t, p.stride_d, p.pad_d_lo, p.dil_d, p.d);
+        const int64_t h = source_transposed(row, r, p.stride_h, p.pad_h_lo, p.dil_h, p.h);
+        const int64_t shifted = q + p.pad_w_lo - c * p.dil_w;
+        if (d < 0 || h < 0 || shifted % p.stride_w) continue;
+        bool any = false;
+        for (int i = 0; i < count; ++i) {
+          const int64_t w = source_transposed(q + i * p.stride_w, c, p.stride_w, p.pad_w_lo, p.dil_w, p.w);
+          scratch.x[entries * count + i] = w < 0 ? scratch.zeros : at<const float>(x, n, d, h, w);
+          any |= w >= 0;
+        }
+        scratch.tap[entries] = static_cast<int32_t>(tap);
+        entries += any;
+      }
+  return entries;
+}
+
+// All panels [first, last) of one tile. `x` is a table of s.tile-wide rows made for `count` pixels.
+CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a, int64_t first, int64_t last, int count, int64_t entries, float* y,
+                        int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch) {
+  const int64_t c_group = p.c / p.groups, rows = taps_of(p) * c_group;
+  const Panels& panels = s.split.panels;
+  const float* weights = static_cast<const float*>(a.weights);
+  const float* bias = static_cast<const float*>(a.bias);
+  int64_t at_group = 0;  // the group the pointer table stands at
+  for (int64_t i = first; i < last; ++i) {
+    const int64_t g = i / panels.count, j = i % panels.count;
+    if (g != at_group) {
+      for (int64_t e = 0; e < entries * count; ++e)
+        if (scratch.x[e] != scratch.zeros) scratch.x[e] += (g - at_group) * c_group;
+      at_group = g;
+    }
+    const int vecs = panel_width(panels, j);
+    const int64_t k_first = panel_first(panels, j) * kLanes, k = g * panels.group_k + k_first;
+    Tile t{scratch.x, scratch.tap, entries, s.c, weights + (g * panels.vecs * kLanes + k_first) * rows, y + k, residual ? residual + k : nullptr,
+           y_step, residual_step, bias ? bias + k : nullptr, least(vecs * kLanes, panels.group_k - k_first), &p.act};
+    if (count <= kTile[vecs]) {
+      tile_fn(vecs, count)(t);
+      continue;
+    }
+    // A wider panel takes fewer pixels at a time: halves (or thirds) of the tile.
+    const int parts = (count + kTile[vecs] - 1) / kTile[vecs];
+    for (int part = 0; part < parts; ++part) {
+      const int from = count * part / parts, to = count * (part + 1) / parts;
+      for (int64_t e = 0; e < entries; ++e)
+        for (int pixel = from; pixel < to; ++pixel) scratch.x_part[e * (to - from) + pixel - from] = scratch.x[e * count + pixel];
+      Tile u = t;
+      u.x = scratch.x_part;
+      u.y = t.y + from * y_step;
+      if (residual) u.residual = t.residual + from * residual_step;
+      tile_fn(vecs, to - from)(u);
+    }
+  }
+}
+
+void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first, int64_t last, void* memory) {
+  const Shape s = shape_of(p, images);
+  Scratch scratch;
+  scratch_layout(p, s, static_cast<char*>(memory), &scratch);
+  for (int64_t c = 0; c < p.c; ++c) scratch.zeros[c] = 0.f;
+  const int64_t tiles = s.across ? s.tiles : images * s.tiles;
+  for (int64_t task = first; task < last; ++task) {
+    const int64_t super = task / tiles, tile = task % tiles;
+    const int64_t panel_from = s.split.total * super / s.split.supers, panel_to = s.split.total * (super + 1) / s.split.supers;
+    const int64_t n = s.across ? 0 : tile / s.tiles, in_image = s.across ? tile : tile % s.tiles;
+    if (s.mode == Mode::kFlat) {
+      const int64_t m = s.pixels * in_image / s.tiles;
+      const int count = static_cast<int>(s.pixels * (in_image + 1) / s.tiles - m);
+      const int64_t entries = point_flat(p, s, a.x, n, m, count, scratch);
+      // Within an image the pixels of y are evenly spaced; across images only if the images are (they are one pixel or dense).
+      const int64_t image = p.z * p.p * p.q;
+      if (!s.across || a.y.image == image * a.y.pixel) {
+        float* y = s.across ? static_cast<float*>(a.y.data) + m * a.y.pixel : at<float>(a.y, n, 0, 0, 0) + m * a.y.pixel;
+        if (!s.across || !a.residual.data || a.residual.image == image * a.residual.pixel) {
+          const float* residual = nullptr;
+          if (a.residual.data)
+            residual = s.across ? static_cast<const float*>(a.residual.data) + m * a.residual.pixel : at<float>(a.residual, n, 0, 0, 0) + m * a.residual.pixel;
+          multiply(p, s, a, panel_from, panel_to, count, entries, y, a.y.pixel, residual, a.residual.pixel, scratch);
+          continue;
+        }
+      }
+      for (int i = 0; i < count; ++i) {  // a gap between images: pixel by pixel (views of small maps only)
+        const int64_t at_n = (m + i) / image, at_m = (m + i) % image;
+        const int64_t e = point_flat(p, s, a.x, 0, m + i, 1, scratch);
+        multiply(p, s, a, panel_from, panel_to, 1, e, at<float>(a.y, at_n, 0, 0, 0) + at_m * a.y.pixel, 0,
+                 a.residual.data ? at<float>(a.residual, at_n, 0, 0, 0) + at_m * a.residual.pixel : nullptr, 0, scratch);
+      }
+      continue;
+    }
+    const int64_t step = s.mode == Mode::kTransposed ? p.stride_w : 1;
+    const int64_t row_tiles = (s.pixels + s.tile - 1) / s.tile;
+    const int64_t part = in_image % row_tiles, residue = in_image / row_tiles % step, row = in_image / (row_tiles * step) % p.p,
+                  z = in_image / (row_tiles * step * p.p);
+    if (residue >= p.q) continue;
+    const int64_t pixels = (p.q - residue + step - 1) / step;
+    const int64_t from = pixels * part / row_tiles;
+    const int count = static_cast<int>(pixels * (part + 1) / row_tiles - from);
+    if (!count) continue;
+    const int64_t q = residue + from * step;
+    const int64_t entries = s.mode == Mode::kRows ? point_rows(p, s, a.x, n, z, row, q, count, scratch) : point_transposed(p, a.x, n, z, row, q, count, scratch);
+    multiply(p, s, a, panel_from, panel_to, count, entries, at<float>(a.y, n, z, row, q), step * a.y.pixel,
+             a.residual.data ? at<float>(a.residual, n, z, row, q) : nullptr, step * a.residual.pixel, scratch);
+  }
+}
+
+const char* refuse(const ConvProblem&) { return nullptr; }
+
+double cost(const ConvProblem& p) {
+  // FMAs issued, with the lanes that padding to whole vectors wastes, at 85 % of one vector FMA a cycle and 3 GHz.
+  const Panels s = panels_of(p);
+  const double outputs = static_cast<double>(p.transposed ? p.d * p.h * p.w : p.z * p.p * p.q);
+  const double fmas = outputs * static_cast<double>(p.groups * s.vecs * taps_of(p) * (p.c / p.groups));
+  return fmas / (0.85 * 3000.0) * (s.vecs == 1 ? 1.3 : 1.0);
+}
+
+int64_t scratch_bytes(const ConvProblem& p) { return scratch_layout(p, shape_of(p, 1), nullptr, nullptr); }
+
+int64_t tasks(const ConvProblem& p, int64_t images) {
+  const Shape s = shape_of(p, images);
+  return s.split.supers * (s.across ? s.tiles : images * s.tiles);
+}
+
+int64_t packed_bytes(const ConvProblem& p) { return gemm_packed_bytes(p); }
+void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed) { gemm_pack(p, weights, scale, packed); }
+
+}  // namespace
+
+extern const ConvKernel conv_direct;
+const ConvKernel conv_direct = {"conv_direct", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack};
+
+}  // namespace CK_ISA
+}  // namespace ck

@@ -1,0 +1,123 @@
+"""Pieces that several families share, with torch's conventions spelled out: symmetric padding, batch norm with eps 1e-5
+and a running average that keeps 0.9 of its past (torch's momentum 0.1), no bias under a norm, He initialisation over
+the fan out (which, unlike the fan in of a (R,S,C,1) kernel, is also right for depthwise convolutions).
+
+Every layer that owns parameters carries `torch_name`, the name of its tensors in the published state dicts; its
+Keras-style name is the same with dots replaced.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..initializers import VarianceScaling
+from ..layers import (
+    Activation,
+    Add,
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Dropout,
+    GlobalAveragePool2D,
+    Multiply,
+)
+
+HE = VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+
+def layer_name(torch_name: str) -> str:
+    return torch_name.replace(".", "_")
+
+
+def conv(
+    x: Any,
+    filters: int,
+    kernel: int,
+    torch_name: str,
+    *,
+    stride: int = 1,
+    padding: Any = None,
+    groups: int = 1,
+    bias: bool = True,
+    activation: str | None = None,
+) -> Any:
+    """A convolution; padding None = (kernel-1)//2 on all sides, which keeps the size at stride 1. groups == channels is
+    depthwise.
+    """
+    common = dict(
+        strides=stride,
+        padding=(kernel - 1) // 2 if padding is None else padding,
+        use_bias=bias,
+        activation=activation,
+        name=layer_name(torch_name),
+        torch_name=torch_name,
+    )
+    channels = x.shape[-1]
+    if groups == channels == filters and groups > 1:
+        return DepthwiseConv2D(kernel, depthwise_initializer=HE, **common)(x)
+    return Conv2D(filters, kernel, groups=groups, kernel_initializer=HE, **common)(x)
+
+
+def norm(x: Any, torch_name: str, *, eps: float = 1e-5, momentum: float = 0.9) -> Any:
+    return BatchNormalization(epsilon=eps, momentum=momentum, name=layer_name(torch_name), torch_name=torch_name)(x)
+
+
+def activate(x: Any, kind: str | None) -> Any:
+    return x if kind is None else Activation(kind)(x)
+
+
+def conv_norm(
+    x: Any,
+    filters: int,
+    kernel: int,
+    conv_name: str,
+    norm_name: str,
+    activation: str | None = "relu",
+    *,
+    stride: int = 1,
+    padding: Any = None,
+    groups: int = 1,
+    bias: bool = False,
+    eps: float = 1e-5,
+    momentum: float = 0.9,
+) -> Any:
+    """Convolution, batch norm, activation."""
+    x = conv(x, filters, kernel, conv_name, stride=stride, padding=padding, groups=groups, bias=bias)
+    return activate(norm(x, norm_name, eps=eps, momentum=momentum), activation)
+
+
+def squeeze_excite(x: Any, squeezed: int, torch_name: str, activation: str = "silu") -> Any:
+    """Scale each channel by a gate computed from the channels' means (Hu et al. 2018, arXiv:1709.01507)."""
+    gate = GlobalAveragePool2D(keepdims=True)(x)
+    gate = conv(gate, squeezed, 1, f"{torch_name}.fc1", activation=activation)
+    gate = conv(gate, x.shape[-1], 1, f"{torch_name}.fc2", activation="sigmoid")
+    return Multiply()([x, gate])
+
+
+def residual(x: Any, shortcut: Any, activation: str | None = None) -> Any:
+    return activate(Add()([x, shortcut]), activation)
+
+
+def dense(
+    x: Any, units: int, torch_name: str, activation: str | None = None, flatten_shape: tuple[int, ...] | None = None
+) -> Any:
+    """A dense layer; after a Flatten, `flatten_shape` is the (H,W,C) that was flattened (torch flattens C,H,W)."""
+    layer = Dense(units, activation=activation, name=layer_name(torch_name), torch_name=torch_name)
+    if flatten_shape is not None:
+        layer.flatten_shape = tuple(flatten_shape)
+    return layer(x)
+
+
+def pooled_classifier(x: Any, classes: int, torch_name: str, dropout: float = 0.0) -> Any:
+    """Mean over the pixels, dropout, one dense layer."""
+    x = GlobalAveragePool2D(name="avgpool")(x)
+    if dropout:
+        x = Dropout(dropout)(x)
+    return dense(x, classes, torch_name)
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """Round to a multiple of the divisor without losing more than a tenth (Howard et al. 2017)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -44,7 +44,7 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -
 
 
 def bar(share: float, width: int = 24) -> str:
-    """A horizontal bar, `share` (0 to 1) of `width` characters, drawn to an eighth of one where the terminal can show it.
+    """A horizontal bar: `share` (0 to 1) of `width` characters, to an eighth of one where the terminal can show it.
 
     >>> len(bar(0.5, 10))
     5

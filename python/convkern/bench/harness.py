@@ -1,9 +1,10 @@
 """Timing: who is called when, and what is kept of it.
 
-Contestants (ours and the peers) are timed in one process on the same data, in alternating blocks of calls, so that a slow minute of a shared
-machine hits all of them. Each block starts with calls that are not counted: the idle threads of the library that ran before still spin for a
-while, and the first call finds the others' data in the caches. Every call gets the next of a ring of buffers that together exceed the last
-cache. A timing is a median with its quartiles; a ratio is the median, over the rounds, of the ratio of two neighbouring blocks.
+Contestants (ours and the peers) are timed in one process on the same data, in alternating blocks of calls, so that a
+slow minute of a shared machine hits all of them. Each block starts with calls that are not counted: the idle threads of
+the library that ran before still spin for a while, and the first call finds the others' data in the caches. Every call
+gets the next of a ring of buffers that together exceed the last cache. A timing is a median with its quartiles; a ratio
+is the median, over the rounds, of the ratio of two neighbouring blocks.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def interleave(
     """Time the contestants in alternating blocks of calls.
 
     contestants: name -> function of a running number, which picks the buffer.
-    seconds: counted time for each contestant, about; at least LEAST_CALLS calls a round are made however long they take.
+    seconds: counted time for each contestant, about; at least LEAST_CALLS calls a round are made however long they
+        take.
 
     >>> list(interleave({"a": lambda i: i, "b": lambda i: i}, seconds=0.001, rounds=2, settle=0))
     ['a', 'b']
@@ -109,12 +111,12 @@ def cache_bytes() -> int:
 
 
 def ring_size(bytes_each: int, most: int = 64) -> int:
-    """How many buffers of that size to rotate so that together they exceed twice the last cache (at most 64 of them)."""
+    """How many buffers of that size to rotate: together they exceed twice the last cache (but at most 64)."""
     return max(2, min(most, math.ceil(2 * cache_bytes() / max(1, bytes_each))))
 
 
 class Peak:
-    """The float32 FMA rate of this machine with that many threads, the highest of several short measurements spread over a run."""
+    """The float32 FMA rate with that many threads: the highest of short measurements spread over a run."""
 
     def __init__(self, threads: int):
         self.threads = threads
@@ -150,15 +152,15 @@ def _cpu_name() -> str:
         return platform.processor() or "unknown"
 
 
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
+
 def commit() -> str | None:
     """The commit of the checkout that the package is imported from, with a + if it has changes; None outside of one."""
     try:
-        git = ["git", "-C", str(Path(__file__).parent)]
-        head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=5)
-        if tracked.returncode:  # installed into a folder of somebody else's repository
-            return None
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5, check=True).stdout
-        return head + ("+" if changed.strip() else "")
+        _git("ls-files", "--error-unmatch", __file__)  # fails if installed into a folder of somebody else's repository
+        return _git("rev-parse", "--short=10", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,7 +1,7 @@
 """One convolution layer at a time: convolution + bias + ReLU, NHWC in and out, weights packed, beside the peers.
 
-Ours is a plan of one step. The rate counts two operations for each multiply-add of the direct algorithm, whatever the kernel really does,
-so a Winograd layer may exceed 100 % of the peak.
+Ours is a plan of one step. The rate counts two operations for each multiply-add of the direct algorithm, whatever the
+kernel really does, so a Winograd layer may exceed 100 % of the peak.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from ..errors import ConvkernError
 from . import harness, peers
 from .shapefile import ConvShape
 
-TOLERANCE = 1e-4  # largest difference from a peer, relative to the largest output; a benchmark of wrong numbers is worthless
+# Largest difference from a peer, relative to the largest output: a benchmark of wrong numbers is worthless.
+TOLERANCE = 1e-4
 
 
-def one_step_plan(layer: ConvShape, w: np.ndarray, b: np.ndarray, *, act: str = "relu", algo: str = "", exact: bool = False) -> Any:
+def one_step_plan(
+    layer: ConvShape, w: np.ndarray, b: np.ndarray, *, act: str = "relu", algo: str = "", exact: bool = False
+) -> Any:
     """A plan of one convolution, w (R,S,C/G,K); `algo` forces a kernel by its name."""
     (top, bottom), (left, right) = layer.pad
     plan = _core.Plan(exact=exact)
@@ -57,13 +60,18 @@ def run(
     """
     rng = np.random.default_rng(0)
     x = rng.standard_normal((n, layer.h, layer.w, layer.c), np.float32)
-    w = rng.standard_normal(layer.kernel_shape, np.float32) / np.float32(np.sqrt(layer.r * layer.s * layer.c / layer.groups))
+    fan_in = layer.r * layer.s * layer.c // layer.groups
+    w = rng.standard_normal(layer.kernel_shape, np.float32) / np.float32(np.sqrt(fan_in))
     b = rng.standard_normal(layer.k, np.float32)
     xs = [x, *(x.copy() for _ in range(harness.ring_size(x.nbytes) - 1))]
 
     plan = one_step_plan(layer, w, b, algo=algo, exact=exact)
     inputs = [x[:, None] for x in xs]
-    ours = peers.Runner("convkern", lambda i: plan.run([inputs[i % len(inputs)]], threads=threads)[0], lambda y: y[:, 0])
+
+    def call(i: int) -> np.ndarray:
+        return plan.run([inputs[i % len(inputs)]], threads=threads)[0]
+
+    ours = peers.Runner("convkern", call, lambda y: y[:, 0])
     runners = [ours, *(runner for peer in against for runner in peers.layer_runners(peer, layer, xs, w, b, threads))]
 
     want = ours.nhwc(ours.call(0))
@@ -71,7 +79,7 @@ def run(
     for runner in runners[1:]:
         error = max(error, float(np.abs(runner.nhwc(runner.call(0)) - want).max() / (np.abs(want).max() + 1e-30)))
         if not error <= TOLERANCE:
-            raise ConvkernError(f"{layer}: {runner.name} gives a result that differs by {error:.1e} of the largest output")
+            raise ConvkernError(f"{layer}: {runner.name}'s result differs by {error:.1e} of the largest output")
 
     timings = harness.interleave({runner.name: runner.call for runner in runners}, seconds, rounds)
     step = plan.steps()[0]

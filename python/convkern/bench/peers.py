@@ -1,8 +1,8 @@
 """The libraries we are measured against, each asked for one convolution + bias + ReLU on the same numbers.
 
-A runner is a function of a running number (which buffer) and a function that brings its output to an NHWC array, for the comparison of values.
-PyTorch runs eagerly under inference_mode, channels-last and contiguous; ONNX Runtime and OpenVINO get a graph of the one layer.
-All get the same number of threads.
+A runner is a function of a running number (which buffer) and a function that brings its output to an NHWC array, for
+the comparison of values. PyTorch runs eagerly under inference_mode, channels-last and contiguous; ONNX Runtime and
+OpenVINO get a graph of the one layer. All get the same number of threads.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 
 from ..errors import Unsupported
 from .shapefile import ConvShape
+
+Arrays = Sequence[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def versions(peers: Sequence[str]) -> dict[str, str]:
 
 
 def layer_runners(
-    peer: str, layer: ConvShape, xs: Sequence[np.ndarray], w: np.ndarray, b: np.ndarray, threads: int
+    peer: str, layer: ConvShape, xs: Arrays, w: np.ndarray, b: np.ndarray, threads: int
 ) -> Iterator[Runner]:
     """The runners of one peer for one layer.
 
@@ -60,19 +62,19 @@ def layer_runners(
         yield _openvino(layer, xs, kcrs, b, threads)
 
 
-def _torch(layer: ConvShape, xs: Sequence[np.ndarray], kcrs: np.ndarray, b: np.ndarray, threads: int) -> Iterator[Runner]:
+def _torch(layer: ConvShape, xs: Arrays, kcrs: np.ndarray, b: np.ndarray, threads: int) -> Iterator[Runner]:
     import torch
 
     torch.set_num_threads(threads)
+    bias = torch.from_numpy(b)
     (top, bottom), (left, right) = layer.pad
     even = top == bottom and left == right
     conv2d, pad, relu_ = torch.nn.functional.conv2d, torch.nn.functional.pad, torch.relu_
     pads = (top, left) if even else (0, 0)
 
-    for name, memory_format in (("torch.channels_last", torch.channels_last), ("torch.contiguous", torch.contiguous_format)):
-        inputs = [torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=memory_format) for x in xs]
-        weight = torch.from_numpy(kcrs).contiguous(memory_format=memory_format)
-        bias = torch.from_numpy(b)
+    for name, layout in (("torch.channels_last", torch.channels_last), ("torch.contiguous", torch.contiguous_format)):
+        inputs = [torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=layout) for x in xs]
+        weight = torch.from_numpy(kcrs).contiguous(memory_format=layout)
 
         @torch.inference_mode()
         def call(i: int, inputs: list[Any] = inputs, weight: Any = weight) -> Any:
@@ -113,30 +115,38 @@ def _onnx_model(layer: ConvShape, n: int, kcrs: np.ndarray, b: np.ndarray) -> by
     return model.SerializeToString()
 
 
-def _nchw(xs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _nchw(xs: Arrays) -> list[np.ndarray]:
     return [np.ascontiguousarray(x.transpose(0, 3, 1, 2)) for x in xs]
 
 
-def _onnxruntime(layer: ConvShape, xs: Sequence[np.ndarray], kcrs: np.ndarray, b: np.ndarray, threads: int) -> Runner:
+def _onnxruntime(layer: ConvShape, xs: Arrays, kcrs: np.ndarray, b: np.ndarray, threads: int) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # its idle threads would slow the next contestant
-    session = onnxruntime.InferenceSession(_onnx_model(layer, len(xs[0]), kcrs, b), options, providers=["CPUExecutionProvider"])
+    # Its idle threads would slow the next contestant.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    model = _onnx_model(layer, len(xs[0]), kcrs, b)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     inputs = [{"x": x} for x in _nchw(xs)]
-    return Runner("onnxruntime", lambda i: session.run(None, inputs[i % len(inputs)])[0], lambda y: y.transpose(0, 2, 3, 1))
+
+    def call(i: int) -> Any:
+        return session.run(None, inputs[i % len(inputs)])[0]
+
+    return Runner("onnxruntime", call, lambda y: y.transpose(0, 2, 3, 1))
 
 
-def _openvino(layer: ConvShape, xs: Sequence[np.ndarray], kcrs: np.ndarray, b: np.ndarray, threads: int) -> Runner:
+def _openvino(layer: ConvShape, xs: Arrays, kcrs: np.ndarray, b: np.ndarray, threads: int) -> Runner:
     import io
 
     import openvino
 
     core = openvino.Core()
     model = core.read_model(io.BytesIO(_onnx_model(layer, len(xs[0]), kcrs, b)))
-    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    settings = dict(
+        INFERENCE_NUM_THREADS=threads, NUM_STREAMS=1, PERFORMANCE_HINT="LATENCY", INFERENCE_PRECISION_HINT="f32"
+    )
     request = core.compile_model(model, "CPU", settings).create_infer_request()
     inputs = [openvino.Tensor(x, shared_memory=True) for x in _nchw(xs)]
 

@@ -1,9 +1,11 @@
-"""A run of the benchmark as a document (the JSON of `convkern bench --json`), and the tables and figures drawn from one or several.
+"""A run of the benchmark as a document (the JSON of `convkern bench --json`), and the tables drawn from documents.
 
-    {"format": "convkern-bench-1", "version": ..., "commit": ..., "date": ..., "machine": {...}, "threads": 2, "seconds": 0.2,
+    {"format": "convkern-bench-1", "version": ..., "commit": ..., "date": ..., "machine": {...}, "threads": 2,
+    "seconds": 0.2,
      "peers": {"torch": "2.13.0"}, "peak_gflops": 234.0, "rows": [...]}
 
-A row is a layer or, with layer None, a whole model. Times are seconds; a ratio is the peer's time over ours, so above 1 we are faster.
+A row is a layer or, with layer None, a whole model. Times are seconds; a ratio is the peer's time over ours, so above 1
+we are faster.
 """
 
 from __future__ import annotations
@@ -99,8 +101,9 @@ def kind(layer: ConvShape) -> str:
 def layer_columns(layers: Sequence[ConvShape], peers: Sequence[str]) -> Columns:
     """The table of a run over layers, one line a layer and batch."""
     name = max([5, *(len(layer.name) for layer in layers)])
-    spec = [("layer", -name), ("map", 9), ("C>K", 9), ("RxS/st", -7), ("N", 2), ("MMAC", 7), ("ms", 8), ("+-", 4), ("GF/s", 6), ("peak", 5)]
-    return Columns([*spec, ("kernel", -22), *((peer.replace("channels_last", "nhwc").replace("contiguous", "nchw"), 9) for peer in peers), ("ratio", 5)])
+    spec = [("layer", -name), ("map", 7), ("C>K", 9), ("RxS/st", -6), ("N", 2), ("MMAC", 6), ("ms", 8), ("+-", 4)]
+    spec += [("GF/s", 6), ("peak", 5)]
+    return Columns([*spec, ("kernel", -16), *((_short(peer), 10) for peer in peers), ("ratio", 5)])
 
 
 def layer_line(columns: Columns, layer: ConvShape, row: Row, peak: float, peers: Sequence[str]) -> str:
@@ -125,6 +128,33 @@ def layer_line(columns: Columns, layer: ConvShape, row: Row, peak: float, peers:
     )
 
 
+def model_columns(names: Sequence[str], peers: Sequence[str]) -> Columns:
+    """The table of a run over whole models."""
+    name = max([5, *map(len, names)])
+    spec = [("model", -name), ("input", 11), ("N", 2), ("GMAC", 6), ("ms", 8), ("+-", 4), ("GF/s", 6), ("peak", 5)]
+    return Columns([*spec, *((_short(peer), 10) for peer in peers), ("ratio", 5)])
+
+
+def model_line(columns: Columns, row: Row, peak: float, peers: Sequence[str]) -> str:
+    ours, best = row["ours"], best_peer(row)
+    return columns.row(
+        row["model"],
+        row["shape"],
+        row["n"],
+        f"{row['macs'] * row['n'] / 1e9:.2f}",
+        f"{ours['median'] * 1e3:.2f}",
+        spread(ours),
+        f"{row['gflops']:.1f}",
+        f"{row['gflops'] / peak:.0%}",
+        *(f"{row['peers'][peer]['median'] * 1e3:.2f}" for peer in peers),
+        f"{best[1]:.2f}" if best else "",
+    )
+
+
+def _short(peer: str) -> str:
+    return peer.replace("channels_last", "nhwc").replace("contiguous", "nchw")
+
+
 def spread(timing: Mapping[str, float]) -> str:
     """Half the distance between the quartiles, in per cent of the median."""
     return f"{(timing['q3'] - timing['q1']) / 2 / timing['median']:.0%}"
@@ -133,11 +163,16 @@ def spread(timing: Mapping[str, float]) -> str:
 def summary(doc: Document) -> str:
     """Geometric means, wins and losses of a run, by batch and kind of layer."""
     layers = [row for row in doc["rows"] if row["layer"] is not None]
-    lines = [f"peak {doc['peak_gflops']:.0f} GFLOP/s (float32 FMA, {doc['machine']['isa']}, {doc['threads']} threads, measured in this run)"]
+    whole = [best[1] for row in doc["rows"] if row["layer"] is None and (best := best_peer(row))]
+    where = f"float32 FMA, {doc['machine']['isa']}, {doc['threads']} threads, measured in this run"
+    lines = [f"peak {doc['peak_gflops']:.0f} GFLOP/s ({where})"]
+    if whole:
+        lines.append(f"{len(whole)} rows of whole models, best peer's time / ours: {geometric_mean(whole):.2f}")
     for n in sorted({row["n"] for row in layers}):
         rows = [row for row in layers if row["n"] == n]
         rate = geometric_mean(row["gflops"] for row in rows)
-        lines.append(f"N={n}: {len(rows)} layers, geometric mean {rate:.1f} GFLOP/s ({rate / doc['peak_gflops']:.0%} of the peak)")
+        share = rate / doc["peak_gflops"]
+        lines.append(f"N={n}: {len(rows)} layers, geometric mean {rate:.1f} GFLOP/s ({share:.0%} of the peak)")
         groups: dict[str, list[float]] = defaultdict(list)
         for row in rows:
             best = best_peer(row)
@@ -145,23 +180,25 @@ def summary(doc: Document) -> str:
                 groups["all layers"].append(best[1])
                 groups[kind(parse_line(row["shape"]))].append(best[1])
         if groups:
-            lines.append(table(["  best peer's time / ours", "layers", "geo mean", "lowest", "wins", "losses"], _group_rows(groups)))
+            titles = ["  best peer's time / ours", "layers", "geo mean", "lowest", "wins", "losses"]
+            lines.append(table(titles, _group_rows(groups)))
     return "\n".join(lines)
 
 
 def _group_rows(groups: Mapping[str, Sequence[float]]) -> list[list[Any]]:
-    def line(name: str, ratios: Sequence[float]) -> list[Any]:
+    lines: list[list[Any]] = []
+    for name, ratios in groups.items():
         wins = sum(r >= 1 for r in ratios)
-        return [f"  {name}", len(ratios), f"{geometric_mean(ratios):.2f}", f"{min(ratios):.2f}", wins, len(ratios) - wins]
-
-    return [line(name, ratios) for name, ratios in groups.items()]
+        mean, least = geometric_mean(ratios), min(ratios)
+        lines.append([f"  {name}", len(ratios), f"{mean:.2f}", f"{least:.2f}", wins, len(ratios) - wins])
+    return lines
 
 
 def compare(old: Document, new: Document) -> tuple[str, list[dict[str, Any]]]:
     """Two runs, row by row: the speed-up from old to new as (text, rows).
 
-    A speed-up counts as a change when the quartiles do not overlap. Where both runs timed a same peer, the second figure divides out how
-    the machine itself differed between the runs.
+    A speed-up counts as a change when the quartiles do not overlap. Where both runs timed a same peer, the second
+    figure divides out how the machine itself differed between the runs.
     """
     olds = {_key(row): row for row in old["rows"]}
     rows = []
@@ -171,7 +208,7 @@ def compare(old: Document, new: Document) -> tuple[str, list[dict[str, Any]]]:
             continue
         a, b = before["ours"], row["ours"]
         common = [peer for peer in row["peers"] if peer in before["peers"]]
-        normalised = geometric_mean(row["peers"][p]["ratio"] / before["peers"][p]["ratio"] for p in common) if common else None
+        gains = [row["peers"][peer]["ratio"] / before["peers"][peer]["ratio"] for peer in common]
         verdict = "faster" if b["q3"] < a["q1"] else "slower" if b["q1"] > a["q3"] else ""
         rows.append(
             dict(
@@ -179,7 +216,7 @@ def compare(old: Document, new: Document) -> tuple[str, list[dict[str, Any]]]:
                 old=a["median"],
                 new=b["median"],
                 speedup=a["median"] / b["median"],
-                normalised=normalised,
+                normalised=geometric_mean(gains) if gains else None,
                 verdict=verdict,
                 kernels=[before.get("kernel"), row.get("kernel")],
             )
@@ -203,7 +240,8 @@ def compare(old: Document, new: Document) -> tuple[str, list[dict[str, Any]]]:
     counts = {verdict: sum(r["verdict"] == verdict for r in rows) for verdict in ("faster", "slower")}
     head = f"old: {describe(old)}\nnew: {describe(new)}\n"
     foot = f"geometric mean of the speed-ups {geometric_mean(r['speedup'] for r in rows):.3f} over {len(rows)} rows"
-    return f"{head}{table(titles, lines)}\n{foot}; {counts['faster']} faster, {counts['slower']} slower beyond the spread", rows
+    foot += f"; {counts['faster']} faster, {counts['slower']} slower beyond the spread"
+    return f"{head}{table(titles, lines)}\n{foot}", rows
 
 
 def _key(row: Row) -> tuple[str, str | None, int]:
@@ -233,7 +271,8 @@ def markdown(docs: Sequence[Document]) -> str:
     parts = []
     if layers:
         parts.append(
-            "| layers of | N | layers | share of the FMA peak | best peer's time / ours | lowest | faster / slower |\n|---|---|---|---|---|---|---|\n"
+            "| layers of | N | layers | share of the FMA peak | best peer's time / ours | lowest | faster / slower |\n"
+            "|---|---|---|---|---|---|---|\n"
             + "\n".join(_markdown_layers(name, n, rows) for (name, n), rows in layers.items())
         )
     if models:

@@ -3,13 +3,15 @@
     # a comment
     layer1.0.conv2  h=56 w=56 c=64 k=64 r=3 s=3 stride=1 pad=1 groups=1 x3
 
-h, w, c = input rows, columns, channels; k = filters; r, s = filter rows, columns (s = r if left out); stride, pad and dil take one number or
-two, rows x columns (`pad=0x3`), and pad also four, topxbottomxleftxright; `xN` = N layers of the network have this shape. Left out:
-stride=1 pad=0 dil=1 groups=1 x1. The same files feed the benchmarks and the exact tests of the kernels.
+h, w, c = input rows, columns, channels; k = filters; r, s = filter rows, columns (s = r if left out); stride, pad and
+dil take one number or two, rows x columns (`pad=0x3`), and pad also four, topxbottomxleftxright; `xN` = N layers of the
+network have this shape. Left out: stride=1 pad=0 dil=1 groups=1 x1. The same files feed the benchmarks and the exact
+tests of the kernels.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -68,7 +70,8 @@ class ConvShape:
 
     def bytes(self, n: int = 1) -> int:
         """Bytes that one layer must move for n images in float32: its input, its weights, its output, once each."""
-        return 4 * (n * (self.h * self.w * self.c + self.p * self.q * self.k) + self.r * self.s * (self.c // self.groups) * self.k)
+        images = n * (self.h * self.w * self.c + self.p * self.q * self.k)
+        return 4 * (images + math.prod(self.kernel_shape))
 
     def __str__(self) -> str:
         """The line of a shape file."""
@@ -108,11 +111,23 @@ def parse_line(line: str, where: str = "") -> ConvShape:
         shape = ConvShape(name, **fields)
     except (ValueError, TypeError) as error:
         raise DataError(f"{where or 'shape'}: cannot read {line.strip()!r}: {error}") from None
-    positive = (shape.h, shape.w, shape.c, shape.k, shape.r, shape.s, *shape.stride, *shape.dil, shape.groups, shape.count)
+    where = f"{where or 'shape'}: {line.strip()!r}"
+    positive = (
+        shape.h,
+        shape.w,
+        shape.c,
+        shape.k,
+        shape.r,
+        shape.s,
+        *shape.stride,
+        *shape.dil,
+        shape.groups,
+        shape.count,
+    )
     if min(positive) < 1 or min(*shape.pad[0], *shape.pad[1]) < 0 or shape.c % shape.groups or shape.k % shape.groups:
-        raise DataError(f"{where or 'shape'}: {line.strip()!r}: sizes must be positive and groups must divide c and k")
+        raise DataError(f"{where}: sizes must be positive and groups must divide c and k")
     if min(shape.p, shape.q) < 1:
-        raise DataError(f"{where or 'shape'}: {line.strip()!r}: the filter is larger than the padded input")
+        raise DataError(f"{where}: the filter is larger than the padded input")
     return shape
 
 

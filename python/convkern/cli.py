@@ -1,0 +1,497 @@
+"""The command line: `convkern COMMAND ...`, also `python -m convkern`.
+
+Each command is a function of the parsed arguments that prints text, hands the same facts to `--json`, and returns an
+exit code: 0 = fine, 1 = a check failed, 2 = an error of ours, told in one line (a wrong argument, file or shape), 130 =
+stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import ConvkernError, DataError, Unsupported
+from .terminal import bar, emit, seconds, table
+
+# Commands
+
+
+def info(args: argparse.Namespace) -> int:
+    """What is installed here: version, instruction set, threads, measured peak, devices, kernels."""
+    from . import _core, models
+    from .bench import harness
+
+    threads = args.threads or _core.num_threads()
+    machine = harness.machine()
+    kernels: dict[tuple[str, str], list[str]] = {}
+    for row in _core.kernels():
+        kernels.setdefault((row["family"], row["name"]), []).append(row["isa"])
+    facts = dict(
+        version=_core.version(),
+        isa=_core.isa(),
+        isas=_core.isas(),
+        threads=threads,
+        machine=machine,
+        peak_gflops=_core.peak_gflops(threads, 0.2),
+        devices=["cpu"],
+        models=len(models.list_models()),
+        kernels=[dict(family=family, name=name, isas=isas) for (family, name), isas in kernels.items()],
+    )
+    if _json(args, facts):
+        return 0
+    print(f"convkern {facts['version']}, Python {machine['python']}, numpy {machine['numpy']}, {machine['system']}")
+    print(f"processor   {machine['cpu']}, {machine['cores']} cores, last cache {machine['last_cache_bytes'] >> 20} MiB")
+    print(f"ISA         {facts['isa']} (of {', '.join(facts['isas'])}; CONVKERN_ISA lowers it)")
+    print(f"threads     {threads} (CONVKERN_NUM_THREADS)")
+    print(f"peak        {facts['peak_gflops']:.0f} GFLOP/s, float32 multiply-adds, measured just now")
+    print(f"devices     {', '.join(facts['devices'])}")
+    print(f"models      {facts['models']} (convkern models)\n")
+    print(
+        table(
+            ["kernel", "family", "compiled for"],
+            [[name, family, " ".join(isas)] for (family, name), isas in kernels.items()],
+            left=3,
+        )
+    )
+    return 0
+
+
+def models(args: argparse.Namespace) -> int:
+    """The names that get_model accepts, with their input sizes."""
+    from .models import list_models, model_info
+
+    facts = [dict(name=name, input_shape=model_info(name).input_shape) for name in list_models(args.pattern)]
+    if not facts:
+        raise Unsupported(f"no model matches {args.pattern!r}")
+    if not _json(args, facts):
+        print(table(["model", "input"], [[row["name"], "x".join(map(str, row["input_shape"]))] for row in facts]))
+    return 0
+
+
+def summary(args: argparse.Namespace) -> int:
+    """Every layer's activations, parameters and multiply-adds, with totals in values and bytes."""
+    model = _model(args)
+    if not _json(args, lambda: model.summary_table()):
+        model.summary(print_fn=print)
+    return 0
+
+
+def explain(args: argparse.Namespace) -> int:
+    """The plan of a model: steps, kernels, why they were chosen, workspace, bytes and time."""
+    import numpy as np
+
+    model = _model(args)
+    shapes = [tensor.shape for tensor in model.inputs]
+    inputs = [np.zeros((args.batch, *shape), np.float32) for shape in shapes]
+    plan = model.plan([array.shape[1:] for array in inputs])
+    steps = plan.steps()
+    times = plan.profile(inputs, threads=args.threads, repeat=args.repeat)
+    for step, step_time in zip(steps, times):
+        step["seconds"] = step_time
+    facts = dict(model=args.model, batch=args.batch, steps=steps, arena_bytes=plan.arena_bytes, seconds=sum(times))
+    if _json(args, facts):
+        return 0
+    print(model.explain())
+    return 0
+
+
+def classify(args: argparse.Namespace) -> int:
+    """The likeliest classes of photos."""
+    return _classify(args, list(_images(args.paths)))
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Classify three photos that come with scikit-image."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("skimage")  # found, not imported: the files are all that is needed
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(
+            "the demo's photos come with scikit-image, which is not installed: pip install 'convkern[demo]'"
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "data"
+    code = _classify(args, [folder / name for name in ("chelsea.png", "coffee.png", "motorcycle_left.png")])
+    if not code and args.json is None:
+        print("\nyour own photos: convkern classify PATH...; how it ran: convkern explain tf_efficientnet_lite0")
+    return code
+
+
+def _classify(args: argparse.Namespace, files: Sequence[Path]) -> int:
+    from . import _core
+    from .models import decode_predictions, get_model, load_input
+
+    threads = args.threads or _core.num_threads()
+    model = get_model(args.model, weights=args.weights)
+    kernels: Counter[str] = Counter()
+    facts: list[dict[str, Any]] = []
+    failed = 0
+    for file in files:
+        try:
+            x = load_input(file, args.model)
+        except (ConvkernError, OSError) as error:
+            failed += 1
+            _complain(str(error) if str(file) in str(error) else f"{file}: {error}")
+            continue
+        if not kernels:
+            model(x, threads=threads)  # makes the plan: the times below are of the network alone
+            kernels.update(step["kernel"] for step in model.plan(x.shape[1:]).steps())
+        start = time.perf_counter()
+        y = model(x, threads=threads)
+        elapsed = time.perf_counter() - start
+        classes = [dict(label=label, probability=p) for _, label, p in decode_predictions(y, top=args.top)[0]]
+        facts.append(dict(file=str(file), seconds=elapsed, classes=classes))
+        if args.json != "-":
+            _print_classes(facts[-1])
+    if facts and not _json(
+        args, dict(model=args.model, threads=threads, isa=_core.isa(), kernels=kernels, images=facts)
+    ):
+        per_image = sorted(row["seconds"] for row in facts)[len(facts) // 2]
+        ran = ", ".join(f"{name} x{count}" for name, count in kernels.most_common())
+        print(f"\n{args.model} on {_core.isa()}, {threads} threads: {seconds(per_image)} an image; kernels: {ran}")
+    return 2 if failed else 0
+
+
+def _print_classes(image: dict[str, Any]) -> None:
+    emit(f"{Path(image['file']).name}  ({seconds(image['seconds'])})", "bold")
+    width = max(len(row["label"]) for row in image["classes"])
+    for rank, row in enumerate(image["classes"]):
+        line = f"  {row['label']:<{width}}  {row['probability']:6.1%}  {bar(row['probability'])}"
+        emit(line, "" if rank else "green")
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Time convolution layers or whole models beside the peers."""
+    from . import _core
+    from .bench import harness, peers, report
+
+    against = _peers(args.peers)
+    threads = args.threads or _core.num_threads()
+    doc = report.document(threads, args.seconds, peers.versions(against))
+    peak = harness.Peak(threads)
+    quiet = args.json == "-"
+    run = _bench_models if args.whole else _bench_layers
+    try:
+        for row in run(args, against, threads, peak, quiet):
+            doc["rows"].append(row)
+    finally:  # what was measured before Ctrl-C or an error is kept
+        doc["peak_gflops"] = peak.gflops
+        if doc["rows"]:
+            _json(args, doc)
+            if not quiet:
+                print(f"\n{report.summary(doc)}")
+    return 0
+
+
+def _bench_layers(
+    args: argparse.Namespace, against: Sequence[str], threads: int, peak: Any, quiet: bool
+) -> Iterator[dict[str, Any]]:
+    from .bench import layers, report, shapefile
+
+    names = list(
+        dict.fromkeys(name for target in args.targets for name in (shapefile.names() if target == "all" else [target]))
+    )
+    for target in names:
+        shapes = [
+            s
+            for s in _layers_of(target, args)
+            if any(fnmatch.fnmatch(s.name, pattern) for pattern in args.filter or ["*"])
+        ]
+        if not shapes:
+            raise DataError(f"no layer of {target} matches {' '.join(args.filter)}")
+        columns = None
+        for layer in shapes:
+            for n in args.batch:
+                row = layers.run(layer, n, threads, against, args.seconds, args.rounds, args.kernel, args.exact)
+                row["model"] = Path(target).stem
+                peak.measure()
+                if not quiet:
+                    if columns is None:
+                        columns = report.layer_columns(shapes, list(row["peers"]))
+                        print(f"\n{row['model']}: convolution + bias + ReLU, {threads} threads, ms\n{columns.head()}")
+                    print(report.layer_line(columns, layer, row, peak.gflops, list(row["peers"])), flush=True)
+                yield row
+
+
+def _layers_of(target: str, args: argparse.Namespace) -> list[Any]:
+    """The layers of a shape file or, for any other name, of the model of that name."""
+    from .bench import shapefile
+    from .models import list_models
+
+    if target in shapefile.names() or target not in list_models():
+        return shapefile.load(target)
+    return shapefile.from_graph(_model(argparse.Namespace(model=target, input=args.input)).graph())
+
+
+def _bench_models(
+    args: argparse.Namespace, against: Sequence[str], threads: int, peak: Any, quiet: bool
+) -> Iterator[dict[str, Any]]:
+    from .bench import models as whole
+    from .bench import report
+
+    columns = None
+    for target in args.targets:
+        model = _model(argparse.Namespace(model=target, input=args.input))
+        for n in args.batch:
+            row = whole.run(target, model, n, threads, against, args.seconds, args.rounds)
+            peak.measure()
+            if not quiet:
+                if columns is None:
+                    columns = report.model_columns(args.targets, list(row["peers"]))
+                    print(f"whole models, {threads} threads, ms\n{columns.head()}")
+                print(report.model_line(columns, row, peak.gflops, list(row["peers"])), flush=True)
+            yield row
+
+
+def _peers(wanted: str | None) -> list[str]:
+    """The installed ones of the peers asked for; without a wish PyTorch, if it is there."""
+    from .bench import peers
+
+    if wanted is None:
+        return [] if peers.missing("torch") else ["torch"]
+    found = []
+    for peer in filter(None, wanted.split(",")):
+        if peer == "none":
+            continue
+        lacking = peers.missing(peer)
+        if lacking:
+            _complain(f"peer {peer} left out: {' and '.join(lacking)} not installed (pip install {' '.join(lacking)})")
+        else:
+            found.append(peer)
+    return found
+
+
+def bench_compare(args: argparse.Namespace) -> int:
+    """Compare two runs, for instance of two commits, row by row."""
+    from .bench import report
+
+    text, rows = report.compare(report.read(args.old), report.read(args.new))
+    if not _json(args, rows):
+        print(text)
+    return 0
+
+
+def bench_table(args: argparse.Namespace) -> int:
+    """Print runs as Markdown tables, as in the README."""
+    from .bench import report
+
+    docs = [report.read(file) for file in args.files]
+    if not _json(args, docs):
+        print(report.markdown(docs))
+    return 0
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Check every kernel on every instruction set against the reference kernels."""
+    from . import verify as check
+
+    start = time.perf_counter()
+    tty = sys.stderr.isatty()
+
+    def progress(isa: str, done: int, count: int) -> None:
+        if tty:
+            print(f"\r{isa}: {done} of {count}", end="\033[K", file=sys.stderr, flush=True)
+
+    result = check.run(args.count, args.seed, progress)
+    if tty:
+        print("\r", end="\033[K", file=sys.stderr)
+    result["seconds"] = time.perf_counter() - start
+    if not _json(args, result):
+        names = list(dict.fromkeys(kernel for kernels in result["checks"].values() for kernel in kernels))
+        lines = [[name, *(kernels.get(name, 0) for kernels in result["checks"].values())] for name in names]
+        print(table(["checks of", *result["checks"]], lines))
+        for failure in result["failures"][:20]:
+            emit(f"FAILED {failure}", "red")
+        total = sum(sum(kernels.values()) for kernels in result["checks"].values())
+        verdict = f"{len(result['failures'])} failed" if result["failures"] else "all agree with the reference"
+        print(f"{result['problems']} problems, {total} checks in {result['seconds']:.1f} s: {verdict}")
+    return 1 if result["failures"] else 0
+
+
+# What commands share
+
+
+def _model(args: argparse.Namespace) -> Any:
+    """A model by its name, with random weights, or from a file of Model.save."""
+    from . import load_model
+    from .models import get_model, model_info
+
+    if os.path.exists(args.model):
+        return load_model(args.model)
+    shape = None
+    if args.input is not None:
+        channels = model_info(args.model).channels
+        shape = (*args.input, *args.input)[:2] if len(args.input) == 1 else args.input
+        shape = (*shape, channels) if len(shape) == 2 else shape
+    return get_model(args.model, input_shape=shape)
+
+
+def _images(paths: Sequence[str]) -> Iterator[Path]:
+    """The files named, and the images inside the folders named."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _IMAGES and p.is_file())
+            if not found:
+                raise DataError(f"{path}: no images in this folder (looked for {' '.join(sorted(_IMAGES))})")
+            yield from found
+        else:
+            yield path
+
+
+_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def _json(args: argparse.Namespace, facts: Any) -> bool:
+    """Hand the facts of a command to --json; True if they went to standard output, in place of text."""
+    if args.json is None:
+        return False
+    text = json.dumps(facts() if callable(facts) else facts, indent=1, default=_plain)
+    if args.json == "-":
+        print(text)
+        return True
+    Path(args.json).write_text(text + "\n", "utf-8")
+    return False
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy's numbers and arrays
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} in the facts of a command")
+
+
+def _complain(text: str) -> None:
+    print(f"convkern: {text}", file=sys.stderr)
+
+
+# Arguments
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """224, 224x320 or 224x320x3."""
+    sizes = tuple(_positive(part) for part in text.split("x"))
+    if len(sizes) > 3:
+        raise argparse.ArgumentTypeError(f"{text}: want SIZE, HxW or HxWxC")
+    return sizes
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser of all commands."""
+    top = argparse.ArgumentParser(prog="convkern", description="Fast convolutional networks on the CPU.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], threads: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        command.set_defaults(run=run)
+        command.add_argument(
+            "--json",
+            nargs="?",
+            const="-",
+            metavar="FILE",
+            help="the same facts as JSON, to FILE or in place of the text",
+        )
+        if threads:
+            command.add_argument(
+                "--threads",
+                type=_positive,
+                default=0,
+                metavar="N",
+                help="number of threads (default: CONVKERN_NUM_THREADS)",
+            )
+        return command
+
+    def of_model(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "model", metavar="MODEL", help="a name of `convkern models`, or a file written by Model.save"
+        )
+        command.add_argument(
+            "--input", type=_sizes, metavar="SIZE", help="input size: SIZE, HxW or HxWxC (default: as published)"
+        )
+
+    def of_photos(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--model", default="tf_efficientnet_lite0", metavar="NAME")
+        command.add_argument(
+            "--weights",
+            default="imagenet",
+            metavar="FILE",
+            help="a weight file (default: those of an installed package)",
+        )
+        command.add_argument("--top", type=_positive, default=5, metavar="N", help="classes to print for each photo")
+
+    add("info", info)
+    add("models", models, threads=False).add_argument(
+        "pattern", nargs="?", default="*", help="a shell pattern, as 'resnet*'"
+    )
+    of_model(add("summary", summary, threads=False))
+
+    command = add("classify", classify)
+    command.add_argument("paths", nargs="+", metavar="PATH", help="photos, or folders of them")
+    of_photos(command)
+    of_photos(add("demo", demo))
+
+    command = add("explain", explain)
+    of_model(command)
+    command.add_argument("--batch", type=_positive, default=1, metavar="N", help="images in the timed run")
+    command.add_argument(
+        "--repeat", type=_positive, default=5, metavar="N", help="timed runs, of which the best counts"
+    )
+
+    command = add("bench", bench)
+    command.add_argument(
+        "targets", nargs="*", default=["resnet50"], metavar="WHAT", help="shape files, models, or 'all' shape files"
+    )
+    command.add_argument("--batch", type=_positive, nargs="+", default=[1], metavar="N")
+    command.add_argument("--model", dest="whole", action="store_true", help="time whole models instead of layers")
+    command.add_argument(
+        "--peers", metavar="P,P", help="torch,onnxruntime,openvino or none (default: torch if installed)"
+    )
+    command.add_argument("--filter", nargs="+", metavar="PATTERN", help="only layers whose names match, as 'layer1.*'")
+    command.add_argument("--input", type=_sizes, metavar="SIZE", help="input size of models")
+    command.add_argument("--kernel", default="", metavar="NAME", help="force a kernel of `convkern info`")
+    command.add_argument("--exact", action="store_true", help="no algorithm that changes the rounding (Winograd)")
+    command.add_argument(
+        "--seconds", type=float, default=0.2, help="counted time for each layer and contestant (default 0.2)"
+    )
+    command.add_argument("--rounds", type=_positive, default=7, help="alternations between the contestants (default 7)")
+
+    command = add("bench compare", bench_compare, threads=False)
+    command.add_argument("old")
+    command.add_argument("new")
+    add("bench table", bench_table, threads=False).add_argument("files", nargs="+")
+
+    command = add("verify", verify, threads=False)
+    command.add_argument("--count", type=_positive, default=400, help="problems (default 400)")
+    command.add_argument("--seed", type=int, default=0)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["bench"] and words[1:2] in (["compare"], ["table"]):
+        words[:2] = [" ".join(words[:2])]
+    args = parser().parse_args(words)
+    try:
+        return args.run(args)
+    except ConvkernError as error:
+        _complain(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:  # arrives between two calls of the compiled module
+        _complain("stopped")
+        return 130
+    except BrokenPipeError:  # `convkern info | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

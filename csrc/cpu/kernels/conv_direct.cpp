@@ -12,16 +12,11 @@
 // Refuses   nothing; poor for groups of fewer filters than a vector
 // Source    Dukhan 2019, arXiv:1907.02129
 #include "cpu/gemm.h"
+#include "cpu/pixels.h"
 
 namespace ck {
 namespace CK_ISA {
 namespace {
-
-constexpr int kTilePixels = kMaxTile;
-
-CK_INLINE int64_t align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-CK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-CK_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 enum class Mode { kFlat, kRows, kTransposed };
 
@@ -33,7 +28,8 @@ struct Shape {
   int64_t tile;          // pixels of the largest tile: the smallest kTile of the panels in use
   int64_t tiles;         // of one image (across: of the batch)
   int64_t entries, c;    // entries of the pointer table and the channels each reduces
-  int64_t row_floats;    // kRows: floats of a staged window row
+  int64_t row_floats;    // kRows: floats of a staged window row; staged: of a staged pixel
+  bool staged;           // 1x1: pixels a multiple of 2 KB apart fall into the same few sets of the first-level cache and are copied first
   Split split;
 };
 
@@ -47,7 +43,8 @@ CK_INLINE Shape shape_of(const ConvProblem& p, int64_t images) {
   s.tile = kTilePixels;
   s.entries = s.mode == Mode::kRows ? p.t * p.r : p.t * p.r * p.s;
   s.c = s.mode == Mode::kRows ? p.s * c_group : c_group;
-  s.row_floats = s.mode == Mode::kRows ? ((s.tile - 1) * p.stride_w + p.s) * p.c : 0;
+  s.staged = s.mode == Mode::kFlat && s.entries == 1 && !s.across && c_group * p.stride_w % 512 == 0 && p.groups == 1;
+  s.row_floats = s.mode == Mode::kRows ? ((s.tile - 1) * p.stride_w + p.s) * p.c : s.staged ? c_group + kLanes : 0;
   if (s.mode == Mode::kFlat) {
     s.pixels = p.z * p.p * p.q * (s.across ? images : 1);
     s.tiles = (s.pixels + s.tile - 1) / s.tile;
@@ -60,11 +57,11 @@ CK_INLINE Shape shape_of(const ConvProblem& p, int64_t images) {
 }
 
 struct Scratch {
-  float* zeros;       // c values
-  const float** x;    // [entries][tile]
+  float* zeros;          // c values
+  const float** x;       // [entries][count]
   const float** x_part;  // the same for a narrower tile
-  int32_t* tap;       // [entries]
-  float* rows;        // kRows: staged windows
+  int32_t* tap;          // [entries]
+  float* rows;           // staged windows (kRows) or pixels (staged)
 };
 
 CK_INLINE int64_t scratch_layout(const ConvProblem& p, const Shape& s, char* at, Scratch* out) {
@@ -76,65 +73,7 @@ CK_INLINE int64_t scratch_layout(const ConvProblem& p, const Shape& s, char* at,
     out->tap = reinterpret_cast<int32_t*>(at + zeros + 2 * table);
     out->rows = reinterpret_cast<float*>(at + zeros + 2 * table + taps);
   }
-  return zeros + 2 * table + taps + align64(s.row_floats * p.t * p.r * 4);
-}
-
-// The input pixel of output `o` and tap `tap` along one dimension, or -1.
-CK_INLINE int64_t source(int64_t o, int64_t tap, int64_t stride, int64_t pad, int64_t dil, int64_t in) {
-  const int64_t i = o * stride - pad + tap * dil;
-  return static_cast<uint64_t>(i) < static_cast<uint64_t>(in) ? i : -1;
-}
-CK_INLINE int64_t source_transposed(int64_t o, int64_t tap, int64_t stride, int64_t pad, int64_t dil, int64_t in) {
-  const int64_t i = o + pad - tap * dil;
-  if (i < 0 || i % stride) return -1;
-  return i / stride < in ? i / stride : -1;
-}
-
-// Pointers of the pixels [m, m + count) of the flat output. Returns the number of entries: taps that are padding for every pixel are left out,
-// unless tiles run across images (the grouping would then decide which zeros are added).
-CK_INLINE int64_t point_flat(const ConvProblem& p, const Shape& s, const View& x, int64_t n, int64_t m, int count, const Scratch& scratch) {
-  int64_t d0[kTilePixels], h0[kTilePixels], w0[kTilePixels];
-  const float* x_n[kTilePixels];
-  bool inside = true;
-  const int64_t image = p.z * p.p * p.q;
-  int64_t q = m % p.q, row = m / p.q % p.p, z = m / (p.q * p.p);
-  if (s.across) n = m / image, z %= p.z;
-  for (int i = 0; i < count; ++i) {
-    d0[i] = z * p.stride_d - p.pad_d_lo, h0[i] = row * p.stride_h - p.pad_h_lo, w0[i] = q * p.stride_w - p.pad_w_lo;
-    x_n[i] = at<const float>(x, n, d0[i], h0[i], w0[i]);
-    inside &= d0[i] >= 0 && h0[i] >= 0 && w0[i] >= 0 && d0[i] + (p.t - 1) * p.dil_d < p.d && h0[i] + (p.r - 1) * p.dil_h < p.h &&
-              w0[i] + (p.s - 1) * p.dil_w < p.w;
-    if (++q == p.q) {
-      q = 0;
-      if (++row == p.p) {
-        row = 0;
-        if (++z == p.z && s.across) z = 0, ++n;
-      }
-    }
-  }
-  int64_t entries = 0, tap = 0;
-  for (int64_t t = 0; t < p.t; ++t)
-    for (int64_t r = 0; r < p.r; ++r)
-      for (int64_t c = 0; c < p.s; ++c, ++tap) {
-        const float** out = scratch.x + entries * count;
-        const int64_t offset = t * p.dil_d * x.depth + r * p.dil_h * x.row + c * p.dil_w * x.pixel;
-        bool any = s.across;
-        if (inside) {
-          for (int i = 0; i < count; ++i) out[i] = x_n[i] + offset;
-          any = true;
-        } else {
-          for (int i = 0; i < count; ++i) {
-            const bool in = static_cast<uint64_t>(d0[i] + t * p.dil_d) < static_cast<uint64_t>(p.d) &&
-                            static_cast<uint64_t>(h0[i] + r * p.dil_h) < static_cast<uint64_t>(p.h) &&
-                            static_cast<uint64_t>(w0[i] + c * p.dil_w) < static_cast<uint64_t>(p.w);
-            out[i] = in ? x_n[i] + offset : scratch.zeros;
-            any |= in;
-          }
-        }
-        scratch.tap[entries] = static_cast<int32_t>(tap);
-        entries += any;
-      }
-  return entries;
+  return zeros + 2 * table + taps + align64(s.row_floats * 4 * (s.staged ? s.tile : p.t * p.r));
 }
 
 // Pointers of the window rows of outputs (z, row, q .. q + count): see the header, few channels.
@@ -236,6 +175,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
   Scratch scratch;
   scratch_layout(p, s, static_cast<char*>(memory), &scratch);
   for (int64_t c = 0; c < p.c; ++c) scratch.zeros[c] = 0.f;
+  const Table table{scratch.x, scratch.tap, scratch.zeros};
   const int64_t tiles = s.across ? s.tiles : images * s.tiles;
   for (int64_t task = first; task < last; ++task) {
     const int64_t super = task / tiles, tile = task % tiles;
@@ -244,7 +184,13 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
     if (s.mode == Mode::kFlat) {
       const int64_t m = s.pixels * in_image / s.tiles;
       const int count = static_cast<int>(s.pixels * (in_image + 1) / s.tiles - m);
-      const int64_t entries = point_flat(p, s, a.x, n, m, count, scratch);
+      const int64_t entries = point_flat(p, s.across, a.x, n, m, count, table);
+      if (s.staged && entries)
+        for (int i = 0; i < count; ++i) {
+          float* row = scratch.rows + i * s.row_floats;
+          for (int64_t c = 0; c < s.c; c += kLanes) store(row + c, load(scratch.x[i] + c));
+          scratch.x[i] = row;
+        }
       // Within an image the pixels of y are evenly spaced; across images only if the images are (they are one pixel or dense).
       const int64_t image = p.z * p.p * p.q;
       if (!s.across || a.y.image == image * a.y.pixel) {
@@ -259,7 +205,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
       }
       for (int i = 0; i < count; ++i) {  // a gap between images: pixel by pixel (views of small maps only)
         const int64_t at_n = (m + i) / image, at_m = (m + i) % image;
-        const int64_t e = point_flat(p, s, a.x, 0, m + i, 1, scratch);
+        const int64_t e = point_flat(p, true, a.x, 0, m + i, 1, table);
         multiply(p, s, a, panel_from, panel_to, 1, e, at<float>(a.y, at_n, 0, 0, 0) + at_m * a.y.pixel, 0,
                  a.residual.data ? at<float>(a.residual, at_n, 0, 0, 0) + at_m * a.residual.pixel : nullptr, 0, scratch);
       }

@@ -1,0 +1,206 @@
+// conv_depthwise.cpp: depthwise convolution with any multiplier, float32.
+//
+// Computes  y[n,z,p,q,c*m+j] = act(sum_trs x[n, z*sd-pd+t*dd, p*sh-ph+r*dh, q*sw-pw+s*dw, c] * w[t,r,s,c*m+j] + bias + residual)
+// Layout    x NDHWC, y NZPQK; w [vector of filters][tap][lane]
+// Tiling    a task is a block of rows times a block of channel vectors, so that the rows above and below are read from the first-level cache;
+//           registers = kPixels outputs of a row, one vector wide:
+//
+//             x   |0|1|2|3|4|5|6|7|8|      each input vector is loaded once per filter row and feeds up to S accumulators
+//             y     |0|1|2|3|4|5|6|        (3x3 stride 1: 9 + 3 loads for 21 FMAs)
+//
+//           widths 3, 5, 7 with stride 1, 2 undilated have their own loops; all other shapes one vector of one output at a time
+// Cost      2*NZPQK*TRS flop; 4*(x + w + y) bytes: bound by the caches, not by FMAs
+// Refuses   transposed; C/G != 1
+// Source    Howard et al. 2017, arXiv:1704.04861, sec. 3.1
+#include "cpu/pixels.h"
+#include "simd/math.h"
+
+namespace ck {
+namespace CK_ISA {
+namespace {
+
+constexpr int kPixels = 7;
+constexpr int64_t kBlockRows = 8, kBlockVecs = 4;
+
+struct Layout {
+  int64_t vecs, blocks, row_blocks;
+};
+CK_INLINE Layout layout_of(const ConvProblem& p) {
+  const int64_t vecs = (p.k + kLanes - 1) / kLanes;
+  return {vecs, (vecs + kBlockVecs - 1) / kBlockVecs, (p.p + kBlockRows - 1) / kBlockRows};
+}
+
+// Where one row of one vector of channels is: the taps (t, r) that fall inside the input.
+struct Row {
+  const float* x;  // x[n, ., ., 0, channel]; offsets are in `offset`
+  const float* w;
+  int64_t offset[64];  // elements from x to the row that entry e reads (more than 64 taps t*r: the generic loop recomputes)
+  const float* w_row[64];
+  int entries;
+};
+
+template <class IO>
+CK_INLINE void finish(const ConvProblem& p, const ConvArgs& a, vf v, float* y, const float* residual, vf bias, IO io) {
+  if (a.bias) v += bias;
+  if (residual) v += io.load(residual);
+  if (p.act.kind == Act::kClamp) v = clamp(v, splat(p.act.a), splat(p.act.b));
+  io.store(y, v);
+}
+
+// Outputs [q, q + count) of a row, width kS, stride kStride, no dilation.
+template <int kS, int kStride, bool kEdge, class IO>
+CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Row& row, int64_t q, int count, float* y, const float* residual, vf bias, IO io) {
+  constexpr int kColumns = (kPixels - 1) * kStride + kS;
+  vf acc[kPixels];
+  CK_UNROLL
+  for (int i = 0; i < kPixels; ++i) acc[i] = splat(0.f);
+  const int64_t w0 = q * kStride - p.pad_w_lo, step = a.x.pixel;
+  for (int e = 0; e < row.entries; ++e) {
+    vf b[kS];
+    CK_UNROLL
+    for (int s = 0; s < kS; ++s) b[s] = load(row.w_row[e] + s * kLanes);
+    const float* x = row.x + row.offset[e] + w0 * step;
+    CK_UNROLL
+    for (int j = 0; j < kColumns; ++j) {
+      if (kEdge && static_cast<uint64_t>(w0 + j) >= static_cast<uint64_t>(p.w)) continue;
+      const vf v = io.load(x + j * step);
+      CK_UNROLL
+      for (int s = 0; s < kS; ++s)
+        if ((j - s) % kStride == 0 && j - s >= 0 && (j - s) / kStride < kPixels) acc[(j - s) / kStride] += v * b[s];
+    }
+  }
+  CK_UNROLL
+  for (int i = 0; i < kPixels; ++i) {
+    if (kEdge && i >= count) break;
+    finish(p, a, acc[i], y + i * a.y.pixel, residual ? residual + i * a.residual.pixel : nullptr, bias, io);
+  }
+}
+
+// A whole output row of one vector of channels.
+template <int kS, int kStride, class IO>
+CK_INLINE void fixed_row(const ConvProblem& p, const ConvArgs& a, const Row& row, float* y, const float* residual, vf bias, IO io) {
+  for (int64_t q = 0; q < p.q; q += kPixels) {
+    const int64_t w0 = q * kStride - p.pad_w_lo;
+    const int count = static_cast<int>(least(kPixels, p.q - q));
+    float* y_q = y + q * a.y.pixel;
+    const float* r_q = residual ? residual + q * a.residual.pixel : nullptr;
+    if (count == kPixels && w0 >= 0 && w0 + (kPixels - 1) * kStride + kS <= p.w)
+      pixels<kS, kStride, false>(p, a, row, q, kPixels, y_q, r_q, bias, io);
+    else
+      pixels<kS, kStride, true>(p, a, row, q, count, y_q, r_q, bias, io);
+  }
+}
+
+// Any filter, stride, dilation and multiplier, one output at a time.
+template <class IO>
+void generic_row(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t z, int64_t prow, int64_t k, int lanes, float* y, const float* residual, vf bias,
+                 IO io) {
+  const int64_t m = p.k / p.c;
+  const float* w = static_cast<const float*>(a.weights) + k * p.t * p.r * p.s;
+  for (int64_t q = 0; q < p.q; ++q) {
+    vf acc = splat(0.f);
+    for (int64_t t = 0; t < p.t; ++t)
+      for (int64_t r = 0; r < p.r; ++r)
+        for (int64_t s = 0; s < p.s; ++s) {
+          const int64_t d = source(z, t, p.stride_d, p.pad_d_lo, p.dil_d, p.d), h = source(prow, r, p.stride_h, p.pad_h_lo, p.dil_h, p.h);
+          const int64_t x_w = source(q, s, p.stride_w, p.pad_w_lo, p.dil_w, p.w);
+          if (d < 0 || h < 0 || x_w < 0) continue;
+          const float* x = at<const float>(a.x, n, d, h, x_w);
+          vf v = splat(0.f);
+          if (m == 1) v = io.load(x + k);
+          else
+            for (int l = 0; l < lanes; ++l) v[l] = x[(k + l) / m];
+          acc += v * load(w + ((t * p.r + r) * p.s + s) * kLanes);
+        }
+    finish(p, a, acc, y + q * a.y.pixel, residual ? residual + q * a.residual.pixel : nullptr, bias, io);
+  }
+}
+
+template <int kS, int kStride, class IO>
+void vector(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t z, int64_t p_first, int64_t p_last, int64_t k, IO io) {
+  const int lanes = static_cast<int>(least(kLanes, p.k - k));
+  const vf bias = a.bias ? io.load(static_cast<const float*>(a.bias) + k) : splat(0.f);
+  for (int64_t prow = p_first; prow < p_last; ++prow) {
+    float* y = at<float>(a.y, n, z, prow, 0) + k;
+    const float* residual = a.residual.data ? at<const float>(a.residual, n, z, prow, 0) + k : nullptr;
+    if constexpr (kS == 0) {
+      generic_row(p, a, n, z, prow, k, lanes, y, residual, bias, io);
+    } else {
+      Row row;
+      row.x = at<const float>(a.x, n, 0, 0, 0) + k;
+      row.entries = 0;
+      for (int64_t t = 0; t < p.t; ++t)
+        for (int64_t r = 0; r < p.r; ++r) {
+          const int64_t d = source(z, t, p.stride_d, p.pad_d_lo, p.dil_d, p.d), h = source(prow, r, p.stride_h, p.pad_h_lo, p.dil_h, p.h);
+          if (d < 0 || h < 0) continue;
+          row.offset[row.entries] = d * a.x.depth + h * a.x.row;
+          row.w_row[row.entries++] = static_cast<const float*>(a.weights) + k * p.t * p.r * p.s + (t * p.r + r) * p.s * kLanes;
+        }
+      fixed_row<kS, kStride>(p, a, row, y, residual, bias, io);
+    }
+    if (p.act.kind != Act::kNone && p.act.kind != Act::kClamp)
+      for (int64_t q = 0; q < p.q; ++q) io.store(y + q * a.y.pixel, activate(io.load(y + q * a.y.pixel), p.act));
+  }
+}
+
+template <int kS, int kStride>
+void run_width(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t last) {
+  const Layout l = layout_of(p);
+  for (int64_t task = first; task < last; ++task) {
+    const int64_t block = task % l.blocks, rows = task / l.blocks % l.row_blocks, z = task / (l.blocks * l.row_blocks) % p.z,
+                  n = task / (l.blocks * l.row_blocks * p.z);
+    const int64_t p_first = rows * kBlockRows, p_last = least(p.p, p_first + kBlockRows);
+    for (int64_t v = block * kBlockVecs; v < least(l.vecs, (block + 1) * kBlockVecs); ++v) {
+      const int64_t k = v * kLanes;
+      if (p.k - k >= kLanes) vector<kS, kStride>(p, a, n, z, p_first, p_last, k, Full{});
+      else vector<kS, kStride>(p, a, n, z, p_first, p_last, k, Part{static_cast<int>(p.k - k)});
+    }
+  }
+}
+
+void run(const ConvProblem& p, const ConvArgs& a, int64_t, int64_t first, int64_t last, void*) {
+  const bool plain = p.dil_w == 1 && p.k == p.c && p.t * p.r <= 64;
+  if (plain && p.stride_w == 1 && p.s == 3) return run_width<3, 1>(p, a, first, last);
+  if (plain && p.stride_w == 2 && p.s == 3) return run_width<3, 2>(p, a, first, last);
+  if (plain && p.stride_w == 1 && p.s == 5) return run_width<5, 1>(p, a, first, last);
+  if (plain && p.stride_w == 2 && p.s == 5) return run_width<5, 2>(p, a, first, last);
+  if (plain && p.stride_w == 1 && p.s == 7) return run_width<7, 1>(p, a, first, last);
+  run_width<0, 0>(p, a, first, last);
+}
+
+const char* refuse(const ConvProblem& p) {
+  if (p.transposed) return "transposed";
+  if (p.groups != p.c) return "more than one channel a group";
+  return nullptr;
+}
+
+double cost(const ConvProblem& p) {
+  return static_cast<double>(p.z * p.p * p.q * p.t * p.r * p.s * layout_of(p).vecs) * 2.0 / 3000.0;
+}
+
+int64_t scratch_bytes(const ConvProblem&) { return 0; }
+int64_t tasks(const ConvProblem& p, int64_t images) {
+  const Layout l = layout_of(p);
+  return images * p.z * l.row_blocks * l.blocks;
+}
+int64_t packed_bytes(const ConvProblem& p) { return layout_of(p).vecs * kLanes * p.t * p.r * p.s * 4; }
+
+void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed) {
+  const float* w = static_cast<const float*>(weights);
+  const float* s = static_cast<const float*>(scale);
+  float* out = static_cast<float*>(packed);
+  for (int64_t v = 0; v < layout_of(p).vecs; ++v)
+    for (int64_t tap = 0; tap < p.t * p.r * p.s; ++tap)
+      for (int64_t l = 0; l < kLanes; ++l, ++out) {
+        const int64_t k = v * kLanes + l;
+        *out = k >= p.k ? 0.f : s ? w[tap * p.k + k] * s[k] : w[tap * p.k + k];
+      }
+}
+
+}  // namespace
+
+extern const ConvKernel conv_depthwise;
+const ConvKernel conv_depthwise = {"conv_depthwise", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack};
+
+}  // namespace CK_ISA
+}  // namespace ck

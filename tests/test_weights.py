@@ -78,7 +78,7 @@ def save(request: pytest.FixtureRequest, tmp_path: Path):
     return save
 
 
-# --- what torch writes ----------------------------------------------------------------------------------------------------------------------
+# --- what torch writes ---
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -92,7 +92,14 @@ def test_a_checkpoint_of_a_run(save, key: str) -> None:
     optimizer = torch.optim.Adam(net.parameters())
     net(torch.zeros(1, 3, 4, 4)).sum().backward()
     optimizer.step()
-    run = {"epoch": 3, "best": 0.75, "name": "resnet", "flags": [True, None, (1, 2)], "size": torch.Size([1, 2]), "dtype": torch.float32}
+    run = {
+        "epoch": 3,
+        "best": 0.75,
+        "name": "resnet",
+        "flags": [True, None, (1, 2)],
+        "size": torch.Size([1, 2]),
+        "dtype": torch.float32,
+    }
     run |= {"optimizer": optimizer.state_dict(), key: net.state_dict()}
     assert_same(read_state_dict(save(run)), net.state_dict())
 
@@ -148,7 +155,7 @@ def test_python_2_items(tmp_path: Path) -> None:
     assert read_state_dict(path)["w"].tolist() == [1, 2]
 
 
-# --- other formats ---------------------------------------------------------------------------------------------------------------------------
+# --- other formats ---
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -178,7 +185,11 @@ def test_safetensors_of_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("save_npz", [np.savez, np.savez_compressed])
 def test_npz(tmp_path: Path, save_npz) -> None:
-    made = {**arrays(), "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "big_endian": np.arange(3, dtype=">f4")}
+    made = {
+        **arrays(),
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "big_endian": np.arange(3, dtype=">f4"),
+    }
     save_npz(tmp_path / "w.npz", **made)
     read = read_state_dict(tmp_path / "w.npz")
     assert list(read) == list(made)
@@ -216,10 +227,12 @@ def test_writing_keeps_a_link_and_the_usual_rights(tmp_path: Path) -> None:
     assert real.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-# --- what a stranger writes ------------------------------------------------------------------------------------------------------------------
+# --- what a stranger writes ---
 
 
-def zip_checkpoint(path: Path, program: bytes, storages: dict[str, bytes], compression: int = zipfile.ZIP_STORED, **entries: bytes) -> Path:
+def zip_checkpoint(
+    path: Path, program: bytes, storages: dict[str, bytes], compression: int = zipfile.ZIP_STORED, **entries: bytes
+) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("a/data.pkl", program)
         for key, data in storages.items():
@@ -243,10 +256,30 @@ def numbers(values: tuple[int, ...]) -> bytes:
     return b"(" + b"".join(number(value) for value in values) + b"t"
 
 
-def tensor_program(shape=(2,), strides=(1,), offset: int = 0, count: int = 4, kind: bytes = b"FloatStorage", key: bytes = b"X\1\0\0\0k", pid: bytes | None = None) -> bytes:
+def tensor_program(
+    shape=(2,),
+    strides=(1,),
+    offset: int = 0,
+    count: int = 4,
+    kind: bytes = b"FloatStorage",
+    key: bytes = b"X\1\0\0\0k",
+    pid: bytes | None = None,
+) -> bytes:
     """A state dict {"w": tensor} with every number chosen freely."""
-    pid = b"(X\7\0\0\0storagectorch\n" + kind + b"\n" + key + b"X\3\0\0\0cpu" + number(count) + b"t" if pid is None else pid
-    call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + pid + b"Q" + number(offset) + numbers(shape) + numbers(strides) + b"\x89)tR"
+    pid = (
+        b"(X\7\0\0\0storagectorch\n" + kind + b"\n" + key + b"X\3\0\0\0cpu" + number(count) + b"t"
+        if pid is None
+        else pid
+    )
+    call = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + pid
+        + b"Q"
+        + number(offset)
+        + numbers(shape)
+        + numbers(strides)
+        + b"\x89)tR"
+    )
     return b"\x80\2}X\1\0\0\0w" + call + b"s."
 
 
@@ -287,7 +320,8 @@ def test_a_command_is_not_run(tmp_path: Path, protocol: int, place: str) -> None
 
 @pytest.mark.parametrize(
     "name",
-    [b"os\nsystem", b"builtins\neval", b"torch\nload", b"torch.nn.modules.linear\nLinear", b"collections\nCounter", b"numpy.core.multiarray\n_reconstruct",
+    [b"os\nsystem", b"builtins\neval", b"torch\nload", b"torch.nn.modules.linear\nLinear", b"collections\nCounter",
+     b"numpy.core.multiarray\n_reconstruct",
      b"torch._utils\n_rebuild_sparse_tensor", b"torch.hub\nload_state_dict_from_url", b"torch._utils\n__builtins__"],
 )  # fmt: skip
 def test_other_names_are_refused(tmp_path: Path, name: bytes) -> None:
@@ -299,7 +333,9 @@ def test_other_names_are_refused(tmp_path: Path, name: bytes) -> None:
 def test_whole_modules_and_torchscript_say_what_they_are(tmp_path: Path) -> None:
     torch.save(module(), tmp_path / "module.pth")
     refused(tmp_path / "module.pth", r"torch.nn.modules.container.Sequential.*state_dict\(\)")
-    path = zip_checkpoint(tmp_path / "script.pt", tensor_program(), {"k": bytes(16)}, **{"constants.pkl": b"\x80\2).", "code/a.py": b""})
+    path = zip_checkpoint(
+        tmp_path / "script.pt", tensor_program(), {"k": bytes(16)}, **{"constants.pkl": b"\x80\2).", "code/a.py": b""}
+    )
     refused(path, "TorchScript")
 
 
@@ -415,7 +451,9 @@ def test_small_files_that_would_grow(tmp_path: Path, program: bytes) -> None:
 
 
 def test_zip_bombs(tmp_path: Path) -> None:
-    path = zip_checkpoint(tmp_path / "a.pth", tensor_program(count=1 << 24), {"k": bytes(1 << 26)}, zipfile.ZIP_DEFLATED)
+    path = zip_checkpoint(
+        tmp_path / "a.pth", tensor_program(count=1 << 24), {"k": bytes(1 << 26)}, zipfile.ZIP_DEFLATED
+    )
     assert path.stat().st_size < 1 << 17
     refused(path, "compressed")
     with zipfile.ZipFile(tmp_path / "b.npz", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -430,7 +468,9 @@ def test_overlapping_storages(tmp_path: Path) -> None:
         name = b"X\2\0\0\0%02d" % key
         one = tensor_program(kind=b"BFloat16Storage", key=name, count=5000)
         program += name + one[one.index(b"ctorch._utils") : -2]
-    path = zip_checkpoint(tmp_path / "a.pth", program + b"u.", {f"{key:02d}": bytes(10000 if key == 0 else 0) for key in range(64)})
+    path = zip_checkpoint(
+        tmp_path / "a.pth", program + b"u.", {f"{key:02d}": bytes(10000 if key == 0 else 0) for key in range(64)}
+    )
     refused(path, "needs 10000 bytes")
     raw = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
@@ -463,7 +503,11 @@ def test_legacy_storages_that_lie(tmp_path: Path) -> None:
     good = legacy(program, {"k": np.arange(4, dtype="<f4")})
     path.write_bytes(good)
     assert read_state_dict(path)["w"].tolist() == [0, 1]
-    for storages, match in [({"k": np.zeros(3, "<f4")}, "4 were announced"), ({"j": np.zeros(4, "<f4")}, "belongs to no tensor"), ({}, "missing")]:
+    for storages, match in [
+        ({"k": np.zeros(3, "<f4")}, "4 were announced"),
+        ({"j": np.zeros(4, "<f4")}, "belongs to no tensor"),
+        ({}, "missing"),
+    ]:
         path.write_bytes(legacy(program, storages))
         refused(path, match)
     path.write_bytes(legacy(tensor_program(count=1 << 62), {})[:-1] + b"]U\1ka." + struct.pack("<q", 1 << 62))
@@ -504,7 +548,7 @@ def test_every_truncation_is_refused(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_flipped_bytes(tmp_path: Path, kind: str) -> None:
-    """A changed byte ends in a WeightsError or in sound arrays; where a checksum guards the names and shapes, in the same ones."""
+    """A changed byte ends in a WeightsError or in sound arrays; where a checksum guards them, of the same shapes."""
     path = small(tmp_path, kind)
     raw = path.read_bytes()
     shapes = {name: array.shape for name, array in read_state_dict(path).items()}
@@ -536,7 +580,9 @@ def test_flipped_bytes_of_the_pickle(tmp_path: Path, kind: str) -> None:
     if kind == "zip":
         with zipfile.ZipFile(path) as archive:
             program = archive.read("small/data.pkl")
-            storages = {name.removeprefix("small/data/"): archive.read(name) for name in archive.namelist() if "/data/" in name}
+            storages = {
+                name.removeprefix("small/data/"): archive.read(name) for name in archive.namelist() if "/data/" in name
+            }
     else:
         raw = path.read_bytes()
         start, end = raw.index(b"\x80\2}X") if b"\x80\2}X" in raw else 100, len(raw) - 100

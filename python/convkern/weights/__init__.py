@@ -1,9 +1,9 @@
 """Weight files: named tensors in and out, and their way to a model's parameters.
 
-    read_state_dict(path)          .pth / .pt (zip and legacy), .safetensors, .npz -> {name: array}; executes nothing, needs no torch
-    write_safetensors(path, ...)   whole or not at all
-    load_state_dict(model, ...)    torch's names and layouts -> the model's parameters
-    state_dict(model)              and back
+read_state_dict(path)          .pth / .pt, .safetensors, .npz -> {name: array}; executes nothing, needs no torch
+write_safetensors(path, ...)   whole or not at all
+load_state_dict(model, ...)    torch's names and layouts -> the model's parameters
+state_dict(model)              and back
 """
 
 from .files import read_state_dict, write_safetensors

@@ -1,6 +1,7 @@
 """Files of tensors: one function that reads every format by its content, one that writes safetensors.
 
-A file from a stranger can do nothing here but be refused: whatever is wrong with it, the caller gets a `WeightsError` that says what and where.
+A file from a stranger can do nothing here but be refused: whatever is wrong with it, the caller gets a `WeightsError`
+that says what and where.
 """
 
 from __future__ import annotations
@@ -28,17 +29,19 @@ STRANGERS = {
 }
 NPZ_KINDS = "fiub"  # of numpy.dtype.kind: floats, ints, unsigned ints, bools
 NPZ_RATIO = 64  # a compressed .npz may grow by this: real weights hardly shrink, a zip bomb grows by 1,000
-SAFETENSORS = {"F64": "f8", "F32": "f4", "F16": "f2", "BOOL": "?"} | {f"{k}{8 * n}": f"{k.lower()}{n}" for k in "IU" for n in (1, 2, 4, 8)}
+SAFETENSORS = {"F64": "f8", "F32": "f4", "F16": "f2", "BOOL": "b1"}  # its names of types, NumPy's
+SAFETENSORS |= {f"{kind}{8 * size}": f"{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)}
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read named tensors from a file: torch's .pth / .pt (zip or legacy format), .safetensors or .npz, told apart by content.
+    """Read named tensors from torch's .pth / .pt (zip or legacy format), .safetensors or .npz, told apart by content.
 
-    No torch is needed and nothing in the file is executed: see `weights/torch_file.py`. A torch checkpoint may be the state dict itself or hold it
-    under "state_dict", "model_state_dict", "model" or "params".
+    No torch is needed and nothing in the file is executed: see `weights/torch_file.py`. A torch checkpoint may be the
+    state dict itself or hold it under "state_dict", "model_state_dict", "model" or "params".
 
     Shapes: as stored; types: float64, float32, float16, ints and bool as stored, bfloat16 widened to float32 (exactly).
-    Arrays of torch files are read-only views of the mapped file where alignment allows it: replace such a file, do not overwrite it in place.
+    Arrays of torch files are read-only views of the mapped file where alignment allows it: replace such a file, do not
+    overwrite it in place.
     Raises: WeightsError saying what is wrong with the file, and where.
 
     >>> import numpy as np, os, tempfile
@@ -54,7 +57,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except OSError as error:
         raise WeightsError(f"{os.fspath(path)}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
-        # Broken bytes can trip zipfile, NumPy or safetensors in ways they do not document: the caller still gets one class.
+        # Broken bytes trip zipfile, NumPy or safetensors in undocumented ways: the caller still gets one class.
         raise WeightsError(f"{os.fspath(path)}: broken ({type(error).__name__}: {error})") from error
 
 
@@ -87,7 +90,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(archive, size: int) -> dict[str, np.ndarray]:
-    """Arrays of a .npz file. np.load would allocate what a header promises; here the bytes are there before an array is made of them."""
+    """Arrays of a .npz file. np.load would allocate what a header promises; here the bytes come before the array."""
     total = sum(info.file_size for info in archive.infolist())
     if total > NPZ_RATIO * size + (1 << 20):
         raise WeightsError(f"would unpack to {total} bytes from {size}: more than {NPZ_RATIO} times as many")
@@ -128,10 +131,13 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return {name: tensors[name] for name in kinds}
 
 
-def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+def write_safetensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write named tensors to a .safetensors file, whole or not at all.
 
-    The bytes go to a temporary file in the same folder, to the disk, and then take the name: a crash leaves the old file or the new one.
+    The bytes go to a temporary file in the same folder, to the disk, and then take the name: a crash leaves the old
+    file or the new one.
 
     Shapes: any; types: float64/32/16, ints of 8 to 64 bits, bool. Non-contiguous arrays are copied.
     Raises: DTypeError naming the tensor; WeightsError if the file cannot be written.
@@ -147,8 +153,10 @@ def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.nda
     ready = {}
     for name, tensor in tensors.items():
         array = np.asarray(tensor, order="C")
-        if array.dtype.str[1:] not in SAFETENSORS.values() and array.dtype != bool:
-            raise DTypeError(f"tensor {name!r} has elements of type {array.dtype}; floats, ints and bools can be written")
+        if array.dtype.str[1:] not in SAFETENSORS.values():
+            raise DTypeError(
+                f"tensor {name!r} has elements of type {array.dtype}; floats, ints and bools can be written"
+            )
         ready[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
     target = Path(os.path.realpath(path))  # through a symbolic link, not over it
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")

@@ -2,14 +2,17 @@
 
 A checkpoint is a pickle that names tensors, and the raw bytes of their storages:
 
-    zip format (torch >= 1.6)   NAME/data.pkl, NAME/data/0, NAME/data/1, ...: stored uncompressed, so a tensor is a view of the mapped file
-    legacy format               five pickles (magic, protocol, system, the object, the storages' keys), then for each key its length and bytes
+    zip format (torch >= 1.6)   NAME/data.pkl, NAME/data/0, NAME/data/1, ...: stored uncompressed, so that a tensor is
+                                a view of the mapped file
+    legacy format               five pickles (magic, protocol, system, the object, the storages' keys), then for each
+                                key its number of elements and their bytes
 
-A pickle is a program. A `pickle.Unpickler` that filters names would keep strangers' functions out, but a few bytes can still make it allocate
-gigabytes (a memo index, a bytearray's length) or overflow the stack (the hash of a tuple nested a million deep). So the opcodes are decoded by the
-standard library (`pickletools.genops`) and interpreted here: only those that torch.save writes, only on plain containers. No name is ever looked
-up, imported or called; tensors stay descriptions until the storages' places are known, and every number in them is checked as a Python int,
-which cannot overflow. Memory is bounded by the file's size: what has to be copied (bfloat16, bool, unaligned storages) is counted.
+A pickle is a program. A `pickle.Unpickler` that filters names would keep strangers' functions out, but a few bytes can
+still make it allocate gigabytes (a memo index, a bytearray's length) or overflow the stack (the hash of a tuple nested
+a million deep). So the opcodes are decoded by the standard library (`pickletools.genops`) and interpreted here: only
+those that torch.save writes, only on plain containers. No name is ever looked up, imported or called; tensors stay
+descriptions until the storages' places are known, and every number in them is checked as a Python int, which cannot
+overflow. Memory is bounded by the file's size: what has to be copied (bfloat16, bool, unaligned storages) is counted.
 
 Source: torch/serialization.py and torch/_utils.py of torch 2.13; Lib/pickletools.py.
 """
@@ -36,7 +39,7 @@ MAX_DATA_PKL = 64 << 20  # bytes
 MAX_DIMS = 32
 WRAPPERS = ("state_dict", "model_state_dict", "model", "params")
 
-# torch's storage class -> element type in the file. bfloat16 has no NumPy type: its 16 bits are widened to float32, exactly.
+# torch's storage class -> element type in the file. NumPy has no bfloat16: its 16 bits are widened to float32, exactly.
 ELEMENTS = {
     "torch.DoubleStorage": np.dtype("<f8"),
     "torch.FloatStorage": np.dtype("<f4"),
@@ -83,7 +86,7 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-# --- the pickle -------------------------------------------------------------------------------------------------------------------------------
+# --- the pickle ---
 
 
 def unpickle(file: IO[bytes] | mmap.mmap, what: str) -> Any:
@@ -155,7 +158,7 @@ def _stack_global(stack: list, arg: Any) -> None:
 
 
 def _persistent_id(stack: list, arg: Any) -> None:
-    """('storage', class, key, location, elements) and, in the legacy format, a sixth entry that has been None since torch 0.4."""
+    """('storage', class, key, location, elements); the legacy format adds a sixth entry, None since torch 0.4."""
     pid = stack.pop()
     if not (type(pid) is tuple and len(pid) in (5, 6) and pid[0] == "storage" and (len(pid) == 5 or pid[5] is None)):
         raise WeightsError("has a persistent id of odd form; ('storage', type, key, location, elements) was wanted")
@@ -180,7 +183,9 @@ def _reduce(stack: list, arg: Any) -> None:
         ("torch._utils._rebuild_tensor_v2", 7),
     ):
         if len(args) == 7 and args[6]:
-            raise WeightsError(f"has a tensor with metadata {_short(args[6])}: conjugated or negated views are not read")
+            raise WeightsError(
+                f"has a tensor with metadata {_short(args[6])}: conjugated or negated views are not read"
+            )
         stack.append(Tensor(_is(args[0], Storage), _natural(args[1]), _naturals(args[2]), _naturals(args[3])))
     elif name == "torch._utils._rebuild_parameter" and len(args) == 3:
         stack.append(_is(args[0], Tensor))
@@ -282,11 +287,11 @@ def _naturals(values: Any) -> tuple[int, ...]:
     return tuple(_natural(value) for value in values)
 
 
-# --- the file ---------------------------------------------------------------------------------------------------------------------------------
+# --- the file ---
 
 
 class _Arrays:
-    """Makes arrays of tensors; `locate(storage)` gives the first byte and the number of bytes of a storage in the mapped file."""
+    """Makes arrays of tensors; `locate(storage)` gives a storage's first byte and number of bytes in the file."""
 
     def __init__(self, file: mmap.mmap, locate: Callable[[Storage], tuple[int, int]]):
         self.bytes = np.frombuffer(file, np.uint8)
@@ -303,7 +308,7 @@ class _Arrays:
         size = storage.count * dtype.itemsize
         if size > room or first + size > self.bytes.size:
             raise WeightsError(
-                f"storage {_short(storage.key)} needs {size} bytes, {storage.count} of {storage.kind}; its entry has {room}"
+                f"storage {_short(storage.key)} needs {size} bytes ({storage.count} {storage.kind}), there are {room}"
             )
         raw = self.bytes[first : first + size]
         if storage.kind in ("torch.BFloat16Storage", "torch.BoolStorage") or first % dtype.itemsize:
@@ -326,7 +331,7 @@ class _Arrays:
         what = f"tensor {_short(name)} of shape {list(shape)}, strides {list(strides)}, offset {offset}"
         if len(shape) != len(strides):
             raise WeightsError(f"{what}: as many strides as sizes were wanted")
-        # No tensor is larger than the file (an expanded one could be); an empty one must still have a size that NumPy can say.
+        # No tensor is larger than the file (an expanded one could be); an empty one still needs sizes fit for NumPy.
         limit = max(self.bytes.size, 1) if 0 not in shape else 1 << 62
         if math.prod(max(size, 1) for size in shape) * ELEMENTS[storage.kind].itemsize > limit:
             raise WeightsError(f"{what}: larger than the file, {self.bytes.size} bytes")
@@ -348,7 +353,7 @@ def read_zip(file: mmap.mmap, archive: zipfile.ZipFile) -> dict[str, np.ndarray]
         raise WeightsError("a zip file, but not a torch checkpoint: one NAME/data.pkl was wanted in it")
     root = roots[0]
     if f"{root}constants.pkl" in entries or any(name.startswith(f"{root}code/") for name in entries):
-        raise WeightsError("a TorchScript archive (a program, not only weights): save the module's state_dict() with torch.save instead")
+        raise WeightsError("a TorchScript archive, which is a program: save the module's state_dict() with torch.save")
 
     def place(name: str) -> tuple[int, int]:
         """First byte and length of an entry, behind its local header (30 bytes, the name, the extra field)."""
@@ -356,14 +361,14 @@ def read_zip(file: mmap.mmap, archive: zipfile.ZipFile) -> dict[str, np.ndarray]
         if info is None:
             raise WeightsError(f"entry {name!r} is missing")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
-            raise WeightsError(f"entry {name!r} is compressed or encrypted; torch stores entries as they are")
+            raise WeightsError(f"entry {name!r} is compressed or encrypted: torch stores entries as they are")
         header = file[info.header_offset : info.header_offset + 30]
         if len(header) < 30 or header[:4] != b"PK\3\4":
             raise WeightsError(f"entry {name!r} has no local header at byte {info.header_offset}")
-        first = info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        first = info.header_offset + 30 + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
         if first + info.file_size > archive.start_dir:
             raise WeightsError(
-                f"entry {name!r}, bytes {first} to {first + info.file_size}, lies outside the data, {archive.start_dir} bytes"
+                f"entry {name!r}, byte {first} to {first + info.file_size}, outside the {archive.start_dir} of data"
             )
         return first, info.file_size
 
@@ -376,7 +381,7 @@ def read_zip(file: mmap.mmap, archive: zipfile.ZipFile) -> dict[str, np.ndarray]
         raise WeightsError(f"data.pkl has {size} bytes; at most {MAX_DATA_PKL} are read")
     program = file[first : first + size]
     crc = entries[root + "data.pkl"].CRC
-    # 0: torch was told not to compute it. The tensors' own sums are not checked (torch does not either): it would read them all.
+    # 0: torch was told not to compute it. The tensors' sums are not checked, nor by torch: that would read them all.
     if crc not in (0, zlib.crc32(program)):
         raise WeightsError("data.pkl does not match its checksum")
     made = unpickle(io.BytesIO(program), "data.pkl")
@@ -384,7 +389,7 @@ def read_zip(file: mmap.mmap, archive: zipfile.ZipFile) -> dict[str, np.ndarray]
 
 
 def read_legacy(file: mmap.mmap) -> dict[str, np.ndarray]:
-    """The state dict in a checkpoint of torch's legacy format (before 1.6, or _use_new_zipfile_serialization=False)."""
+    """The state dict in a checkpoint of torch's legacy format (its only one before 1.6)."""
     file.seek(0)
     if unpickle(file, "the magic number") != MAGIC:
         raise WeightsError("a pickle, but not a torch checkpoint: the magic number is another")
@@ -404,7 +409,9 @@ def read_legacy(file: mmap.mmap) -> dict[str, np.ndarray]:
             raise WeightsError(f"storage {_short(key)} belongs to no tensor, so its length is unknown")
         count = int.from_bytes(file[at : at + 8], "little")
         if count != storage.count:
-            raise WeightsError(f"storage {_short(key)} has {count} elements at byte {at}, {storage.count} were announced")
+            raise WeightsError(
+                f"storage {_short(key)} has {count} elements at byte {at}, {storage.count} were announced"
+            )
         size = count * ELEMENTS[storage.kind].itemsize
         if at + 8 + size > len(file):
             raise WeightsError(f"cut off: storage {_short(key)} ends at byte {at + 8 + size}, the file at {len(file)}")
@@ -444,7 +451,7 @@ def _state_dict(made: Any, arrays: _Arrays) -> dict[str, np.ndarray]:
     odd = [str(key) for key, value in made.items() if type(key) is not str or type(value) is not Tensor]
     if odd:
         raise WeightsError(
-            f"holds no dict of tensors, neither itself nor under {', '.join(WRAPPERS)}: {len(odd)} of its {len(made)} entries "
-            f"are no tensors ({', '.join(name[:80] for name in odd[:8])})"
+            f"holds no dict of tensors, neither itself nor under {', '.join(WRAPPERS)}: {len(odd)} of its {len(made)} "
+            f"entries are no tensors ({', '.join(name[:80] for name in odd[:8])})"
         )
     return {name: arrays.tensor(name, tensor) for name, tensor in made.items()}

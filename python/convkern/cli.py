@@ -54,13 +54,8 @@ def info(args: argparse.Namespace) -> int:
     print(f"peak        {facts['peak_gflops']:.0f} GFLOP/s, float32 multiply-adds, measured just now")
     print(f"devices     {', '.join(facts['devices'])}")
     print(f"models      {facts['models']} (convkern models)\n")
-    print(
-        table(
-            ["kernel", "family", "compiled for"],
-            [[name, family, " ".join(isas)] for (family, name), isas in kernels.items()],
-            left=3,
-        )
-    )
+    rows = [[name, family, " ".join(isas)] for (family, name), isas in kernels.items()]
+    print(table(["kernel", "family", "compiled for"], rows, left=3))
     return 0
 
 
@@ -283,8 +278,13 @@ def bench_table(args: argparse.Namespace) -> int:
     from .bench import report
 
     docs = [report.read(file) for file in args.files]
-    if not _json(args, docs):
-        print(report.markdown(docs))
+    if _json(args, docs):
+        return 0
+    text = report.markdown(docs)
+    if args.into is None:
+        print(text)
+    else:
+        report.write_between_marks(args.into, text)
     return 0
 
 
@@ -470,7 +470,9 @@ def parser() -> argparse.ArgumentParser:
     command = add("bench compare", bench_compare, threads=False)
     command.add_argument("old")
     command.add_argument("new")
-    add("bench table", bench_table, threads=False).add_argument("files", nargs="+")
+    command = add("bench table", bench_table, threads=False)
+    command.add_argument("files", nargs="+")
+    command.add_argument("--into", metavar="FILE", help="replace what stands between <!-- bench:begin --> and :end --> there")
 
     command = add("verify", verify, threads=False)
     command.add_argument("--count", type=_positive, default=400, help="problems (default 400)")

@@ -14,6 +14,7 @@ import datetime
 import json
 import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from . import harness
 from .shapefile import ConvShape, parse_line
 
 FORMAT = "convkern-bench-1"
+
+_TITLES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 Row = dict[str, Any]
 Document = dict[str, Any]
@@ -251,7 +254,7 @@ def _key(row: Row) -> tuple[str, str | None, int]:
 def describe(doc: Document) -> str:
     """One line: what ran where and when."""
     machine = doc["machine"]
-    peers = "".join(f", {peer} {version}" for peer, version in doc["peers"].items())
+    peers = "".join(f", {_TITLES.get(peer, peer)} {version}" for peer, version in doc["peers"].items())
     commit = f" ({doc['commit']})" if doc["commit"] else ""
     cores = f"{machine['cpu']}, {machine['isa']}, {doc['threads']} threads"
     return f"convkern {doc['version']}{commit}{peers}; {cores}; {doc['date'][:10]}"
@@ -282,6 +285,16 @@ def markdown(docs: Sequence[Document]) -> str:
         )
     parts.append("\n".join(f"Measured: {line}." for line in dict.fromkeys(map(describe, docs))))
     return "\n\n".join(parts)
+
+
+def write_between_marks(path: str | os.PathLike[str], text: str) -> None:
+    """Replace what stands between the lines <!-- bench:begin ... --> and <!-- bench:end --> of a file."""
+    file = Path(path)
+    old = file.read_text("utf-8")
+    begin, end = re.search(r"<!-- bench:begin.*-->\n", old), old.find("<!-- bench:end -->")
+    if begin is None or end < begin.end():
+        raise DataError(f"{path}: no lines <!-- bench:begin --> and <!-- bench:end --> in it")
+    file.write_text(f"{old[: begin.end()]}{text}\n{old[end:]}", "utf-8")
 
 
 def _markdown_layers(name: str, n: int, rows: Sequence[Row]) -> str:

@@ -20,6 +20,10 @@ class Unsupported(ConvkernError, NotImplementedError):
     """A valid request that no kernel or layer here serves; the message lists the reasons."""
 
 
+class ModelError(ConvkernError, ValueError):
+    """Layers that do not form a model: an input that is missing, a name used twice, a layer that is not there."""
+
+
 class WeightsError(ConvkernError, ValueError):
     """A weight file or a set of tensors that is broken, hostile, or does not belong to the model."""
 

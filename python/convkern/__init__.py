@@ -1,0 +1,100 @@
+"""Fast convolutional networks: hand-written kernels under a thin Python layer API.
+
+    convkern.ops       functions on arrays, as torch.nn.functional
+    convkern.layers    Keras-style layers; Input, Model, Sequential
+    convkern.models    architectures and their published weights: get_model, list_models
+    convkern.weights   weight files;  convkern.data  images
+
+Everything is imported when it is first used, so `import convkern` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConvkernError, DataError, DTypeError, ModelError, ShapeError, Unsupported, WeightsError
+
+if TYPE_CHECKING:
+    from . import data, layers, models, ops, weights
+    from ._core import num_threads as get_num_threads
+    from .initializers import set_seed
+    from .layers import Input
+    from .model import Model, Sequential, from_json, load_model
+    from .models import get_model, list_models
+
+# name -> the module it lives in
+_LAZY = {
+    "Input": "layers",
+    "Model": "model",
+    "Sequential": "model",
+    "from_json": "model",
+    "load_model": "model",
+    "get_model": "models",
+    "list_models": "models",
+    "set_seed": "initializers",
+}
+_MODULES = ("data", "errors", "initializers", "layers", "models", "ops", "weights")
+
+__all__ = [
+    "ConvkernError",
+    "DTypeError",
+    "DataError",
+    "Input",
+    "Model",
+    "ModelError",
+    "Sequential",
+    "ShapeError",
+    "Unsupported",
+    "WeightsError",
+    "__version__",
+    "data",
+    "from_json",
+    "get_model",
+    "get_num_threads",
+    "layers",
+    "list_models",
+    "load_model",
+    "models",
+    "ops",
+    "set_num_threads",
+    "set_seed",
+    "weights",
+]
+
+
+def set_num_threads(threads: int) -> None:
+    """How many threads calls use that do not say it themselves (threads=); results do not depend on it.
+
+    At the start it is CONVKERN_NUM_THREADS or the number of cores. Errors: DTypeError, ShapeError unless an integer of at least 1.
+
+    >>> before = get_num_threads()
+    >>> set_num_threads(1)
+    >>> get_num_threads()
+    1
+    >>> set_num_threads(before)
+    """
+    from . import _core
+    from .layers.arguments import integer
+
+    _core.set_num_threads(integer("threads", threads))
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _LAZY:
+        value = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    elif name in _MODULES:
+        return import_module(f".{name}", __name__)
+    elif name == "get_num_threads":
+        value = import_module("._core", __name__).num_threads
+    elif name == "__version__":
+        value = import_module("._core", __name__).version()
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

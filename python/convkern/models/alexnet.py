@@ -1,31 +1,28 @@
-"""AlexNet as torchvision has it: the one-tower form, 64 first filters, no response normalisation (the original is in
-lecture.py).
+"""AlexNet as torchvision has it: one tower, 64 first filters, no response normalisation (the original: lecture.py).
 
-Source: Krizhevsky 2014, arXiv:1404.5997. Inputs of another size than 224 are averaged to the 6x6 that the dense layers
-expect.
+Source: Krizhevsky 2014, arXiv:1404.5997. Names as in torchvision. Inputs of another size than 224 are averaged to the
+6x6 that the dense layers expect.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..layers import AdaptiveAveragePool2D, Dropout, Flatten, MaxPool2D
-from .blocks import conv, dense
+from .blocks import Tensor, conv, dense
 from .registry import register
 
 
-def head(x: Any, classes: int, dropout: float = 0.5) -> Any:
+def head(x: Tensor, classes: int) -> Tensor:
     if x.shape[:2] != (6, 6):
         x = AdaptiveAveragePool2D((6, 6), name="avgpool")(x)
     flattened = x.shape
-    x = Dropout(dropout)(Flatten(name="flatten")(x))
-    x = Dropout(dropout)(dense(x, 4096, "classifier.1", "relu", flattened))
+    x = Dropout(0.5)(Flatten(name="flatten")(x))
+    x = Dropout(0.5)(dense(x, 4096, "classifier.1", "relu", flattened))
     x = dense(x, 4096, "classifier.4", "relu")
     return dense(x, classes, "classifier.6")
 
 
 @register("alexnet", head=head, head_names=("classifier",))
-def alexnet(x: Any) -> Any:
+def alexnet(x: Tensor) -> Tensor:
     """Image -> 6x6x256 at 224 pixels."""
     x = conv(x, 64, 11, "features.0", stride=4, padding=2, activation="relu")
     x = MaxPool2D(3, strides=2, name="pool1")(x)

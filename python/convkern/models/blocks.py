@@ -23,6 +23,8 @@ from ..layers import (
     Multiply,
 )
 
+Tensor = Any  # a symbolic tensor; its sizes are None where they may differ from call to call
+
 HE = VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
@@ -31,7 +33,7 @@ def layer_name(torch_name: str) -> str:
 
 
 def conv(
-    x: Any,
+    x: Tensor,
     filters: int,
     kernel: int,
     torch_name: str,
@@ -41,10 +43,8 @@ def conv(
     groups: int = 1,
     bias: bool = True,
     activation: str | None = None,
-) -> Any:
-    """A convolution; padding None = (kernel-1)//2 on all sides, which keeps the size at stride 1. groups == channels is
-    depthwise.
-    """
+) -> Tensor:
+    """A convolution, depthwise if groups == channels; padding None = (kernel-1)//2: the size stays at stride 1."""
     common = dict(
         strides=stride,
         padding=(kernel - 1) // 2 if padding is None else padding,
@@ -59,16 +59,16 @@ def conv(
     return Conv2D(filters, kernel, groups=groups, kernel_initializer=HE, **common)(x)
 
 
-def norm(x: Any, torch_name: str, *, eps: float = 1e-5, momentum: float = 0.9) -> Any:
+def norm(x: Tensor, torch_name: str, *, eps: float = 1e-5, momentum: float = 0.9) -> Tensor:
     return BatchNormalization(epsilon=eps, momentum=momentum, name=layer_name(torch_name), torch_name=torch_name)(x)
 
 
-def activate(x: Any, kind: str | None) -> Any:
+def activate(x: Tensor, kind: str | None) -> Tensor:
     return x if kind is None else Activation(kind)(x)
 
 
 def conv_norm(
-    x: Any,
+    x: Tensor,
     filters: int,
     kernel: int,
     conv_name: str,
@@ -81,13 +81,13 @@ def conv_norm(
     bias: bool = False,
     eps: float = 1e-5,
     momentum: float = 0.9,
-) -> Any:
+) -> Tensor:
     """Convolution, batch norm, activation."""
     x = conv(x, filters, kernel, conv_name, stride=stride, padding=padding, groups=groups, bias=bias)
     return activate(norm(x, norm_name, eps=eps, momentum=momentum), activation)
 
 
-def squeeze_excite(x: Any, squeezed: int, torch_name: str, activation: str = "silu") -> Any:
+def squeeze_excite(x: Tensor, squeezed: int, torch_name: str, activation: str = "silu") -> Tensor:
     """Scale each channel by a gate computed from the channels' means (Hu et al. 2018, arXiv:1709.01507)."""
     gate = GlobalAveragePool2D(keepdims=True)(x)
     gate = conv(gate, squeezed, 1, f"{torch_name}.fc1", activation=activation)
@@ -95,21 +95,19 @@ def squeeze_excite(x: Any, squeezed: int, torch_name: str, activation: str = "si
     return Multiply()([x, gate])
 
 
-def residual(x: Any, shortcut: Any, activation: str | None = None) -> Any:
+def residual(x: Tensor, shortcut: Tensor, activation: str | None = None) -> Tensor:
     return activate(Add()([x, shortcut]), activation)
 
 
 def dense(
-    x: Any, units: int, torch_name: str, activation: str | None = None, flatten_shape: tuple[int, ...] | None = None
-) -> Any:
+    x: Tensor, units: int, torch_name: str, activation: str | None = None, flatten_shape: tuple[int, ...] | None = None
+) -> Tensor:
     """A dense layer; after a Flatten, `flatten_shape` is the (H,W,C) that was flattened (torch flattens C,H,W)."""
-    layer = Dense(units, activation=activation, name=layer_name(torch_name), torch_name=torch_name)
-    if flatten_shape is not None:
-        layer.flatten_shape = tuple(flatten_shape)
-    return layer(x)
+    name = layer_name(torch_name)
+    return Dense(units, activation=activation, flatten_shape=flatten_shape, name=name, torch_name=torch_name)(x)
 
 
-def pooled_classifier(x: Any, classes: int, torch_name: str, dropout: float = 0.0) -> Any:
+def pooled_classifier(x: Tensor, classes: int, torch_name: str, dropout: float = 0.0) -> Tensor:
     """Mean over the pixels, dropout, one dense layer."""
     x = GlobalAveragePool2D(name="avgpool")(x)
     if dropout:

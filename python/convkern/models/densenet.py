@@ -1,8 +1,7 @@
-"""DenseNet-BC: every layer of a block reads the outputs of all layers before it, so each needs to add only a few
-channels (the growth).
+"""DenseNet-BC: a layer reads the outputs of all layers before it in its block and adds a few channels (the growth).
 
-Source: Huang et al. 2016, arXiv:1608.06993, table 1 (densenet161 has growth 48; densenet264 is the table's last
-column). Names as in torchvision; its published files write `norm.1` for `norm1`, and are accepted too.
+Source: Huang et al. 2016, arXiv:1608.06993, table 1. Names as in torchvision; its published files write `norm.1` for
+`norm1`, and load too.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from ..layers import AveragePooling2D, Concatenate, MaxPool2D
-from .blocks import activate, conv, conv_norm, norm, pooled_classifier
+from .blocks import Tensor, activate, conv, conv_norm, norm, pooled_classifier
 from .registry import register
 
 # name: growth, layers per block, channels before the first block
@@ -31,7 +30,7 @@ def published_names(names: Iterable[str], options: Mapping[str, Any]) -> dict[st
     return {name: match[1] + match[2] for name in names if (match := pattern.fullmatch(name))}
 
 
-def dense_layer(x: Any, growth: int, name: str) -> Any:
+def dense_layer(x: Tensor, growth: int, name: str) -> Tensor:
     """Norm, ReLU, 1x1 to four times the growth, norm, ReLU, 3x3 to the growth; the result is appended to the input."""
     y = activate(norm(x, f"{name}.norm1"), "relu")
     y = conv_norm(y, 4 * growth, 1, f"{name}.conv1", f"{name}.norm2")
@@ -39,14 +38,14 @@ def dense_layer(x: Any, growth: int, name: str) -> Any:
     return Concatenate()([x, y])
 
 
-def transition(x: Any, name: str) -> Any:
+def transition(x: Tensor, name: str) -> Tensor:
     """Half the channels, half the height and width."""
     x = activate(norm(x, f"{name}.norm"), "relu")
     x = conv(x, x.shape[-1] // 2, 1, f"{name}.conv", bias=False)
     return AveragePooling2D(2, strides=2)(x)
 
 
-def densenet(x: Any, growth: int, depths: tuple[int, ...], stem: int) -> Any:
+def densenet(x: Tensor, growth: int, depths: tuple[int, ...], stem: int) -> Tensor:
     """Image -> feature map of 1/32 of its height and width."""
     x = conv_norm(x, stem, 7, "features.conv0", "features.norm0", stride=2)
     x = MaxPool2D(3, strides=2, padding=1, name="features_pool0")(x)

@@ -1,12 +1,10 @@
-"""EfficientNet B0..B7 and Lite0..4: inverted residuals with 3x3 and 5x5 depthwise convolutions, scaled in width and
-depth together.
+"""EfficientNet B0..B7 and Lite0..4: inverted residuals with depthwise convolutions, scaled in width and depth together.
 
 Source: Tan and Le 2019, arXiv:1905.11946, table 1. Three families of names:
 
-    efficientnet_b0..b7            torchvision: SiLU, squeeze and excitation, symmetric padding; batch norm eps 1e-5
-    (b5..b7: 1e-3) efficientnet_lite0..4          timm: ReLU6, no squeeze and excitation, unscaled stem and head,
-    symmetric padding, eps 1e-5 tf_efficientnet_lite0..4       the same tensors with TensorFlow's SAME padding and eps
-    1e-3, as the published weights were trained
+    efficientnet_b0..b7         torchvision: SiLU, squeeze and excitation, symmetric padding, eps 1e-5 (b5..b7: 1e-3)
+    efficientnet_lite0..4       timm: ReLU6, no squeeze and excitation, stem and head not scaled; else the same
+    tf_efficientnet_lite0..4    the same tensors with TensorFlow's SAME padding and eps 1e-3: the published weights
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from .blocks import conv_norm, make_divisible, pooled_classifier, residual, squeeze_excite
+from .blocks import Tensor, conv_norm, make_divisible, pooled_classifier, residual, squeeze_excite
 from .registry import register
 
 # expansion, kernel, stride of the first block, channels, blocks (before scaling)
@@ -58,7 +56,7 @@ def depths(scale: float, fixed_ends: bool) -> list[int]:
     return [STAGES[0][-1], *scaled[1:-1], STAGES[-1][-1]] if fixed_ends else scaled
 
 
-def efficientnet(x: Any, width: float, depth: float, eps: float = 1e-5, momentum: float = 0.9) -> Any:
+def efficientnet(x: Tensor, width: float, depth: float, eps: float = 1e-5, momentum: float = 0.9) -> Tensor:
     """Image -> feature map of 1/32 of its height and width (torchvision's B models)."""
     step = partial(conv_norm, eps=eps, momentum=momentum)
     x = step(x, make_divisible(32 * width), 3, "features.0.0", "features.0.1", "silu", stride=2)
@@ -80,11 +78,11 @@ def efficientnet(x: Any, width: float, depth: float, eps: float = 1e-5, momentum
     return step(x, 4 * x.shape[-1], 1, f"features.{last}.0", f"features.{last}.1", "silu")
 
 
-def efficientnet_lite(x: Any, width: float, depth: float, same: bool = False) -> Any:
-    """Image -> feature map of 1/32 of its height and width, 1280 channels (timm's names); `same`: as TensorFlow trained
-    it.
+def efficientnet_lite(x: Tensor, width: float, depth: float, same: bool = False) -> Tensor:
+    """Image -> feature map of 1/32 of its height and width, 1280 channels (timm's names).
+
+    same: TensorFlow's padding and its norm, with eps 1e-3 and a running average that keeps 0.99 of its past.
     """
-    # TensorFlow's norm: eps 1e-3, and an average that keeps 0.99 of its past.
     step = partial(conv_norm, **(dict(padding="same", eps=1e-3, momentum=0.99) if same else {}))
     x = step(x, 32, 3, "conv_stem", "bn1", "relu6", stride=2)
     blocks = depths(depth, fixed_ends=True)

@@ -6,16 +6,15 @@ Source: Sandler et al. 2018, arXiv:1801.04381, table 2. Names as in torchvision.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-from .blocks import conv_norm, make_divisible, pooled_classifier, residual
+from .blocks import Tensor, conv_norm, make_divisible, pooled_classifier, residual
 from .registry import register
 
 # expansion, channels, blocks, stride of the first block
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
-def inverted_residual(x: Any, filters: int, stride: int, expansion: int, name: str) -> Any:
+def inverted_residual(x: Tensor, filters: int, stride: int, expansion: int, name: str) -> Tensor:
     y, channels, step = x, x.shape[-1], 0
     hidden = channels * expansion
     if expansion != 1:
@@ -29,7 +28,7 @@ def inverted_residual(x: Any, filters: int, stride: int, expansion: int, name: s
 @register(
     "mobilenet_v2", head=partial(pooled_classifier, torch_name="classifier.1", dropout=0.2), head_names=("classifier",)
 )
-def mobilenet_v2(x: Any, width: float = 1.0) -> Any:
+def mobilenet_v2(x: Tensor, width: float = 1.0) -> Tensor:
     """Image -> feature map of 1/32 of its height and width, 1280 channels."""
     x = conv_norm(x, make_divisible(32 * width), 3, "features.0.0", "features.0.1", "relu6", stride=2)
     index = 1

@@ -1,13 +1,13 @@
 """The list of architectures: what `get_model` builds, with which input, and where its weights come from.
 
 A family's file registers each of its names once, with the facts that its published weights expect (input size,
-resizing, mean, deviation):
+resizing, mean, deviation) and, as all other keywords, the arguments of the builder:
 
-    @register("squeezenet1_0", head=head, head_names=("classifier",), plan=...)   # keyword arguments that are not facts
-    go to the builder def squeezenet(x, plan): ...                          # image tensor -> feature map
+    @register("squeezenet1_0", head=head, head_names=("classifier",), plan=...)
+    def squeezenet(x, plan): ...
 
-A builder makes everything below the classifier; `head(x, classes)` makes the classifier, from the modules named in
-`head_names`.
+The builder makes a feature map from the image; `head(x, classes)` makes logits from the feature map, by layers whose
+tensors are below the modules `head_names`.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ _FACTS = {name for name in Entry.__dataclass_fields__ if name not in ("name", "f
 
 
 def register(name: str, **facts: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: add `name` to the list. Fields of Entry are facts; all other keywords are handed to the decorated
-    builder.
-    """
+    """Decorator: add `name` to the list. Keywords are fields of Entry, or arguments of the decorated builder."""
     options = {key: facts.pop(key) for key in list(facts) if key not in _FACTS}
 
     def add(features: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,8 +114,8 @@ def get_model(
             with the names of torchvision or timm; "imagenet" = those of an installed weight package.
         include_top: False leaves the classifier out; then `pooling` "avg" or "max" reduces the last feature map to a
             vector.
-        classes: outputs; None = as published (1000 for ImageNet models). Weights with another number of outputs load
-            without their last layer, which then keeps its random values.
+        classes: outputs; None = as published (1000 for ImageNet models). If it is another number, weights made for
+            1000 classes load without their last layer, which keeps its random values.
         input_shape: (height, width, channels) in pixels; None = that of the published weights.
         classifier_activation: None gives logits; "softmax" probabilities.
         options: passed to the family's builder (`width=0.5` for mobilenet_v2, ...).
@@ -131,6 +129,7 @@ def get_model(
     """
     from ..layers import Activation, GlobalAveragePool2D, GlobalMaxPool2D, Input
     from ..model import Model
+    from ..weights import load_state_dict
 
     entry = model_info(name)
     if pooling not in (None, "avg", "max"):
@@ -148,7 +147,12 @@ def get_model(
         y = (GlobalAveragePool2D if pooling == "avg" else GlobalMaxPool2D)(name="pool")(y)
     model = Model(inputs=image, outputs=y, name=name)
     if weights is not None:
-        _load(model, entry, _tensors(entry, weights), include_top)
+        tensors = _tensors(entry, weights)
+        if not include_top:
+            tensors = {key: value for key, value in tensors.items() if not _below(key, *entry.head_names)}
+        elif classes != entry.classes:
+            tensors = _with_own_outputs(model, tensors)
+        load_state_dict(model, tensors)
     return model
 
 
@@ -170,24 +174,22 @@ def _tensors(entry: Entry, weights: Any) -> dict[str, np.ndarray]:
         from ..weights import read_state_dict
 
         tensors = read_state_dict(_package_file(entry) if weights == "imagenet" else weights)
+    tensors = {key.removeprefix("module."): value for key, value in tensors.items()}  # torch's DataParallel adds it
     if entry.rename is not None:
         names = entry.rename(tensors, entry.options)
         tensors = {names.get(key, key): value for key, value in tensors.items()}
     return tensors
 
 
-def _load(model: Any, entry: Entry, tensors: dict[str, np.ndarray], include_top: bool) -> None:
-    """Fill the model strictly, except for a classifier that is left out or has another number of outputs."""
-    from ..weights import load_state_dict, state_dict
+def _with_own_outputs(model: Any, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors with the model's own last layer in place of one that has another number of outputs."""
+    from ..weights.names import slots
 
-    if not include_top:
-        tensors = {key: value for key, value in tensors.items() if not _below(key, *entry.head_names)}
-    else:
-        last = [layer.torch_name for layer in model.layers if layer.params][-1]
-        own = {key: value for key, value in state_dict(model).items() if _below(key, last)}
-        if all(key in tensors for key in own) and any(tensors[key].shape[0] != own[key].shape[0] for key in own):
-            tensors = {**tensors, **own}
-    load_state_dict(model, tensors)
+    last = [layer.torch_name for layer in model.layers if layer.params][-1]
+    own = {key: slot for key, slot in slots(model).items() if _below(key, last)}
+    if all(key in tensors and tensors[key].shape[:1] == slot.shape[:1] for key, slot in own.items()):
+        return tensors  # a checkpoint that was fine-tuned for these classes
+    return {**tensors, **{key: slot.write() for key, slot in own.items()}}
 
 
 def _below(tensor_name: str, *modules: str) -> bool:

@@ -8,10 +8,9 @@ changed shape takes a 1x1 shortcut.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from ..layers import MaxPool2D
-from .blocks import conv_norm, pooled_classifier, residual
+from .blocks import Tensor, conv_norm, pooled_classifier, residual
 from .registry import register
 
 # name: block, blocks per stage, groups, channels of a group in the first stage
@@ -29,13 +28,13 @@ TABLE = {
 }
 
 
-def shortcut(x: Any, filters: int, stride: int, name: str) -> Any:
+def shortcut(x: Tensor, filters: int, stride: int, name: str) -> Tensor:
     if stride == 1 and x.shape[-1] == filters:
         return x
     return conv_norm(x, filters, 1, f"{name}.downsample.0", f"{name}.downsample.1", None, stride=stride)
 
 
-def basic(x: Any, stage: int, stride: int, name: str, groups: int, group_width: int) -> Any:
+def basic(x: Tensor, stage: int, stride: int, name: str, groups: int, group_width: int) -> Tensor:
     """3x3, 3x3, plus the input."""
     filters = 64 * 2**stage
     y = conv_norm(x, filters, 3, f"{name}.conv1", f"{name}.bn1", stride=stride)
@@ -43,7 +42,7 @@ def basic(x: Any, stage: int, stride: int, name: str, groups: int, group_width: 
     return residual(y, shortcut(x, filters, stride, name), "relu")
 
 
-def bottleneck(x: Any, stage: int, stride: int, name: str, groups: int, group_width: int) -> Any:
+def bottleneck(x: Tensor, stage: int, stride: int, name: str, groups: int, group_width: int) -> Tensor:
     """1x1 to fewer channels, 3x3 (in groups), 1x1 to four times the stage's channels, plus the input."""
     width, filters = groups * group_width * 2**stage, 4 * 64 * 2**stage
     y = conv_norm(x, width, 1, f"{name}.conv1", f"{name}.bn1")
@@ -52,7 +51,7 @@ def bottleneck(x: Any, stage: int, stride: int, name: str, groups: int, group_wi
     return residual(y, shortcut(x, filters, stride, name), "relu")
 
 
-def resnet(x: Any, block: str, depths: tuple[int, ...], groups: int = 1, group_width: int = 64) -> Any:
+def resnet(x: Tensor, block: str, depths: tuple[int, ...], groups: int = 1, group_width: int = 64) -> Tensor:
     """Image -> feature map of 1/32 of its height and width."""
     make = {"basic": basic, "bottleneck": bottleneck}[block]
     x = conv_norm(x, 64, 7, "conv1", "bn1", stride=2)

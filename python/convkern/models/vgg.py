@@ -6,10 +6,8 @@ number every module. Inputs of another size than 224 are averaged to the 7x7 tha
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..layers import AdaptiveAveragePool2D, Dropout, Flatten, MaxPool2D
-from .blocks import conv, conv_norm, dense
+from .blocks import Tensor, conv, conv_norm, dense
 from .registry import register
 
 # convolutions per stage; the stages have 64, 128, 256, 512, 512 channels and end in a pool
@@ -17,7 +15,7 @@ TABLE = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 
 CHANNELS = (64, 128, 256, 512, 512)
 
 
-def vgg(x: Any, depths: tuple[int, ...], batch_norm: bool = False) -> Any:
+def vgg(x: Tensor, depths: tuple[int, ...], batch_norm: bool = False) -> Tensor:
     """Image -> feature map of 1/32 of its height and width."""
     index = 0  # of the module inside torchvision's Sequential: convolution, (norm), activation, ..., pool
     for stage, depth in enumerate(depths):
@@ -33,13 +31,13 @@ def vgg(x: Any, depths: tuple[int, ...], batch_norm: bool = False) -> Any:
     return x
 
 
-def head(x: Any, classes: int, dropout: float = 0.5) -> Any:
+def head(x: Tensor, classes: int) -> Tensor:
     if x.shape[:2] != (7, 7):
         x = AdaptiveAveragePool2D((7, 7), name="avgpool")(x)
     flattened = x.shape
     x = Flatten(name="flatten")(x)
-    x = Dropout(dropout)(dense(x, 4096, "classifier.0", "relu", flattened))
-    x = Dropout(dropout)(dense(x, 4096, "classifier.3", "relu"))
+    x = Dropout(0.5)(dense(x, 4096, "classifier.0", "relu", flattened))
+    x = Dropout(0.5)(dense(x, 4096, "classifier.3", "relu"))
     return dense(x, classes, "classifier.6")
 
 

@@ -109,7 +109,8 @@ def conv(
 ) -> np.ndarray:
     """y[n,i,k] = sum_trsc x[n, i*stride - pad_lo + (t,r,s)*dilation, c] * w[t,r,s,c,k] + bias[k] + residual[n,i,k].
 
-    In float64; x (N,D,H,W,C), w (T,R,S,C/G,K). Transposed: x[n,i] is added into y[n, i*stride - pad_lo + (t,r,s)*dilation] instead.
+    In float64; x (N,D,H,W,C), w (T,R,S,C/G,K). Transposed: x[n,i] is added into
+    y[n, i*stride - pad_lo + (t,r,s)*dilation] instead.
     """
     x, w = np.asarray(x, np.float64), np.asarray(w, np.float64)
     n, *size, c = x.shape
@@ -187,7 +188,7 @@ def pool(
 
 
 def integers(rng: np.random.Generator, shape: tuple[int, ...], limit: int = 4, dtype: str = "float32") -> np.ndarray:
-    """Whole numbers in [-limit, limit]: with limit 4, sums of less than 2^20 products are exact in float32 in any order."""
+    """Whole numbers in [-limit, limit]: with limit 4, sums of up to 2^20 products are exact in float32 in any order."""
     return rng.integers(-limit, limit + 1, shape).astype(dtype)
 
 
@@ -274,7 +275,7 @@ CONV_KINDS = ("dense", "pointwise", "depthwise", "grouped", "transposed")
 
 
 def odd_convs(count: int, seed: int = 0, kinds: tuple[str, ...] = CONV_KINDS) -> list[Conv]:
-    """`count` different small convolutions: odd sizes, strides, asymmetric padding, dilation, groups; fixed by the seed."""
+    """`count` different small convolutions with odd sizes, strides, asymmetric padding, dilation and groups."""
     rng = np.random.default_rng(seed)
     found: dict[Conv, None] = {}
     for turn in itertools.count():
@@ -309,7 +310,7 @@ CORNER_CONVS = (
 
 
 def odd_pools(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Keyword arguments of `pool` (and "kind", "x_shape") for small problems, none with a window in the padding alone."""
+    """Keyword arguments of `pool` (and "kind", "x_shape") for small problems, no window in the padding alone."""
     rng = np.random.default_rng(seed)
     found: list[dict[str, Any]] = []
     while len(found) < count:

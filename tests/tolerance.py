@@ -97,7 +97,7 @@ def activation_bound(
 
 
 def softmax_bound(x: np.ndarray, axis: int = -1, log: bool = False) -> np.ndarray:
-    """exp(x - max) / sum: the subtraction is off by u*|x - max|, a relative error after exp; then exp, sum, division."""
+    """exp(x - max) / sum: the subtraction is off by u*|x - max|, relative after exp; then exp, sum, division."""
     x = np.asarray(x, np.float64)
     below = x.max(axis, keepdims=True) - x
     total = np.exp(-below).sum(axis, keepdims=True)

@@ -108,7 +108,7 @@ class Param:
         return self._value
 
     def assign(self, value: Any, copy: bool = True) -> None:
-        """Replace the value by an array of the same shape; float64 is refused by a float32 parameter: nothing is rounded.
+        """Replace the value by an array of the same shape; nothing is rounded: a float32 parameter refuses float64.
 
         With copy=False an array that already has the right type and order is kept, not copied (a mapped weight file).
         """

@@ -1,0 +1,351 @@
+"""From a graph to a plan: one step of the compiled core for each node that is left after the passes.
+
+Natural shapes become the core's (D,H,W,C) by ones in front: (F,) is (1,1,1,F), (H,W,C) is (1,H,W,C). Dense layers
+are 1x1 convolutions, depthwise ones are grouped, flatten and reshape are views, and a concat that the passes marked
+`in_place` is a buffer whose slices the producers write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from . import passes as all_passes
+from .arrays import asarray
+from .errors import DTypeError, ShapeError, Unsupported
+from .graph import Graph, Node, Param, Shape, pool_size, value_of
+
+# What a model keeps between its plans: (kind of layout, identities of the arrays that went in) -> (their versions, the
+# arrays themselves so that an identity stays theirs, the parameter with its packed forms).
+ParameterCache = dict[tuple[Any, ...], tuple[tuple[int, ...], tuple[Any, ...], _core.Parameter]]
+
+Triple = tuple[int, int, int]
+
+
+class CompiledPlan:
+    """A plan with the natural shapes of its inputs and outputs. Calls may run at the same time."""
+
+    def __init__(self, plan: _core.Plan, graph: Graph, dtype: str, parameters: list[_core.Parameter]):
+        self.graph = graph  # after the passes
+        self.dtype = np.dtype(dtype)
+        self.input_shapes = [graph.shapes[tensor] for tensor in graph.inputs]
+        self.output_shapes = [graph.shapes[tensor] for tensor in graph.outputs]
+        self._plan = plan
+        self._parameters = parameters
+
+    def run(self, inputs: Sequence[Any], threads: int = 0) -> list[np.ndarray]:
+        """Outputs (N,*shape) for inputs (N,*shape), any N; new arrays.
+
+        Raises DTypeError and ShapeError with what came and what was wanted.
+        """
+        arrays = self._views(inputs)
+        results = self._plan.run(arrays, threads)
+        return [y.reshape(y.shape[:1] + shape) for y, shape in zip(results, self.output_shapes)]
+
+    def profile(self, inputs: Sequence[Any], threads: int = 0, repeat: int = 1) -> list[float]:
+        """Seconds of each step, the best of `repeat` runs."""
+        return self._plan.profile(self._views(inputs), threads, repeat)
+
+    def steps(self) -> list[dict[str, Any]]:
+        """What each step is, which kernel serves it and why; see `convkern explain`."""
+        return self._plan.steps()
+
+    @property
+    def arena_bytes(self) -> int:
+        """Memory for the tensors between the steps, per image."""
+        return self._plan.arena_bytes
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory of the packed weights this plan uses (shared with the other plans of the model)."""
+        return sum(parameter.packed_bytes for parameter in self._parameters)
+
+    def _views(self, inputs: Sequence[Any]) -> list[np.ndarray]:
+        if len(inputs) != len(self.input_shapes):
+            raise ShapeError(f"got {len(inputs)} inputs, want {len(self.input_shapes)}")
+        arrays = []
+        for i, (value, shape) in enumerate(zip(inputs, self.input_shapes)):
+            x = asarray(value, f"input {i}", self.dtype)
+            if x.shape[1:] != shape or not x.ndim:
+                raise ShapeError(f"input {i}: got shape {x.shape}, want (N, {', '.join(map(str, shape))})")
+            arrays.append(x[(slice(None), *(None,) * (4 - len(shape)))])
+        return arrays
+
+
+def compile(
+    graph: Graph,
+    *,
+    dtype: str = "float32",
+    exact: bool = False,
+    lean: bool = False,
+    parameters: ParameterCache | None = None,
+    passes: tuple[all_passes.Pass, ...] = all_passes.ALL,
+) -> CompiledPlan:
+    """Choose kernels, pack weights and lay out memory for a graph.
+
+    dtype: "float32", or "float64" on the reference kernels, for checks. exact: no algorithm that rounds differently
+    from a plain sum (Winograd). lean: no enlarged weights. parameters: the packed weights the caller's plans share.
+    Raises DTypeError for parameters of another type and Unsupported for what no kernel serves.
+
+    >>> g = Graph()
+    >>> x = g.input((4, 4, 2))
+    >>> y = g.add("conv", (x,), params=dict(kernel=np.ones((3, 3, 2, 5), "f4")))
+    >>> g.outputs.append(g.add("activation", (y,), dict(kind="relu")))
+    >>> plan = compile(g)
+    >>> [step["op"] for step in plan.steps()], plan.run([np.ones((1, 4, 4, 2), "f4")])[0].shape
+    (['conv'], (1, 2, 2, 5))
+    """
+    graph = all_passes.run(graph, passes)
+    lowering = _Lowering(graph, dtype, exact, lean, {} if parameters is None else parameters)
+    return CompiledPlan(lowering.plan, graph, dtype, lowering.used)
+
+
+def _four(shape: Shape) -> tuple[int, int, int, int]:
+    d, h, w, c = (1,) * (4 - len(shape)) + tuple(shape)
+    return d, h, w, c
+
+
+def _triple(values: Sequence[int] | None, fill: int) -> Triple:
+    values = tuple(values or ())
+    d, h, w = (fill,) * (3 - len(values)) + values
+    return d, h, w
+
+
+def _pads(node: Node) -> dict[str, Triple]:
+    padding = node.attrs.get("padding") or ()
+    return {"pad_lo": _triple([lo for lo, _ in padding], 0), "pad_hi": _triple([hi for _, hi in padding], 0)}
+
+
+def _act(node: Node) -> dict[str, Any]:
+    kind, a, b = node.attrs.get("activation", ("none", 0.0, 0.0))
+    return {"act": kind, "act_a": a, "act_b": b}
+
+
+class _Lowering:
+    """Walks the nodes once and appends their steps to a plan."""
+
+    def __init__(self, graph: Graph, dtype: str, exact: bool, lean: bool, cache: ParameterCache):
+        self.graph, self.dtype, self.cache = graph, np.dtype(dtype), cache
+        self.plan = _core.Plan(dtype, exact, lean)
+        self.used: list[_core.Parameter] = []
+        self.ids = {tensor: self.plan.input(_four(graph.shapes[tensor])) for tensor in graph.inputs}
+        self.homes: dict[int, tuple[int, int]] = {}  # tensor -> the concat whose slice it is, and its first channel
+        self.buffers: dict[int, int] = {}  # concat -> its buffer in the plan
+        for node in graph.nodes:
+            if node.attrs.get("in_place", False):
+                first = 0
+                for tensor in node.inputs:
+                    self.homes[tensor] = (node.output, first)
+                    first += graph.shapes[tensor][-1]
+        for node in graph.nodes:
+            lower: Callable[[Node], int] | None = getattr(self, node.op, None)
+            if lower is None:
+                raise Unsupported(f"{node.name or node.op}: the compiler has no operator {node.op!r}")
+            self.ids[node.output] = lower(node)
+        self.plan.finish([self.ids[tensor] for tensor in graph.outputs])
+
+    # Helpers
+
+    def x(self, node: Node) -> int:
+        return self.ids[node.inputs[0]]
+
+    def shape(self, node: Node) -> Shape:
+        """The input's natural shape."""
+        return self.graph.shapes[node.inputs[0]]
+
+    def slot(self, tensor: int) -> int:
+        """Where a step must write: its slice of a concat's buffer, or -1 for memory of its own."""
+        if tensor not in self.homes:
+            return -1
+        home, first = self.homes[tensor]
+        while home in self.homes:  # a slice of a slice
+            home, offset = self.homes[home]
+            first += offset
+        return self.plan.channel_slice(self.buffer(home), first, self.graph.shapes[tensor][-1])
+
+    def buffer(self, concat: int) -> int:
+        if concat not in self.buffers:
+            self.buffers[concat] = self.plan.buffer(_four(self.graph.shapes[concat]))
+        return self.buffers[concat]
+
+    def vector(self, values: Any) -> np.ndarray | None:
+        """A constant of one number per channel, in the type of the plan."""
+        return None if values is None else np.ascontiguousarray(value_of(values), self.dtype)
+
+    def typed(self, value: np.ndarray, what: str) -> np.ndarray:
+        if value.dtype == self.dtype or (value.dtype == np.float32 and self.dtype == np.float64):
+            return np.ascontiguousarray(value, self.dtype)
+        raise DTypeError(f"{what}: got elements of {value.dtype}, want {self.dtype}")
+
+    def parameter(self, node: Node, layout: str, relay: Callable[[np.ndarray], np.ndarray]) -> _core.Parameter:
+        """The node's kernel as the plan's (T,R,S,C/G,K), with a folded scale; from the model's cache if up to date."""
+        kernel = node.params["kernel"]
+        sources = (kernel, *node.attrs.get("folded", ()))
+        names = tuple(source if isinstance(source, float) else id(source) for source in sources)
+        versions = tuple(source.version if isinstance(source, Param) else 0 for source in sources)
+        key = (layout, self.dtype.name, *names)
+        known = self.cache.get(key)
+        if known is None or known[0] != versions:
+            array = np.ascontiguousarray(relay(self.typed(value_of(kernel), node.name or node.op)))
+            known = (versions, sources, _core.Parameter(array, self.vector(node.params.get("scale"))))
+            self.cache[key] = known
+        self.used.append(known[2])
+        return known[2]
+
+    def convolve(self, node: Node, weight: _core.Parameter, **geometry: Any) -> int:
+        residual = self.ids[node.inputs[1]] if node.attrs.get("residual", False) else -1
+        bias = self.vector(node.params.get("bias"))
+        return self.plan.conv(
+            self.x(node), weight, bias, residual, **geometry, **_act(node), out=self.slot(node.output), label=node.name
+        )
+
+    # Operators, by their names in graph.py
+
+    def conv(self, node: Node) -> int:
+        attrs = node.attrs
+        groups, transposed = attrs.get("groups", 1), bool(attrs.get("transposed", False))
+
+        def relay(w: np.ndarray) -> np.ndarray:
+            if transposed:  # (R,S,K/G,C) -> (R,S,C/G,K): channel c of group g gives outputs g*K/G ...
+                *window, kg, c = w.shape
+                w = w.reshape(*window, kg, groups, c // groups)
+                rank = len(window)
+                w = w.transpose(*range(rank), rank + 2, rank + 1, rank).reshape(*window, c // groups, groups * kg)
+            return w[(None,) * (5 - w.ndim)]
+
+        return self.convolve(
+            node,
+            self.parameter(node, f"transposed in {groups}" if transposed else "conv", relay),
+            stride=_triple(attrs.get("strides"), 1),
+            **_pads(node),
+            dilation=_triple(attrs.get("dilation"), 1),
+            groups=groups,
+            transposed=transposed,
+            output_padding=_triple(attrs.get("output_padding"), 0),
+        )
+
+    def depthwise(self, node: Node) -> int:
+        def relay(w: np.ndarray) -> np.ndarray:  # (R,S,C,m) -> (R,S,1,C*m)
+            w = w.reshape(*w.shape[:-2], 1, -1)
+            return w[(None,) * (5 - w.ndim)]
+
+        return self.convolve(
+            node,
+            self.parameter(node, "depthwise", relay),
+            stride=_triple(node.attrs.get("strides"), 1),
+            **_pads(node),
+            dilation=_triple(node.attrs.get("dilation"), 1),
+            groups=self.shape(node)[-1],
+        )
+
+    def dense(self, node: Node) -> int:
+        return self.convolve(node, self.parameter(node, "dense", lambda w: w[None, None, None]))
+
+    def pool(self, node: Node) -> int:
+        attrs, shape = node.attrs, self.shape(node)
+        window = tuple(attrs["window"])
+        rank = len(window)
+        strides = tuple(attrs.get("strides") or window)
+        dilation = tuple(attrs.get("dilation") or (1,) * rank)
+        padding = tuple(attrs.get("padding") or ((0, 0),) * rank)
+        ceil_mode = bool(attrs.get("ceil_mode", False))
+        out = [
+            pool_size(n, r, s, lo, hi, d, ceil_mode)
+            for n, r, s, (lo, hi), d in zip(shape, window, strides, padding, dilation)
+        ]
+        return self.plan.pool(
+            self.x(node),
+            attrs["kind"],
+            window=_triple(window, 1),
+            stride=_triple(strides, 1),
+            **_pads(node),
+            dilation=_triple(dilation, 1),
+            out=_triple(out, 1),
+            count_include_pad=bool(attrs.get("count_include_pad", True)),
+            divisor=attrs.get("divisor") or 0,
+            target=self.slot(node.output),
+            label=node.name,
+        )
+
+    def adaptive_pool(self, node: Node) -> int:
+        out, target = _triple(node.attrs["out"], 1), self.slot(node.output)
+        return self.plan.adaptive_pool(self.x(node), node.attrs["kind"], out=out, target=target, label=node.name)
+
+    def global_pool(self, node: Node) -> int:
+        target = self.slot(node.output)
+        return self.plan.adaptive_pool(self.x(node), node.attrs["kind"], out=(1, 1, 1), target=target, label=node.name)
+
+    def batch_norm(self, node: Node) -> int:
+        p = {name: value_of(param).astype(np.float64) for name, param in node.params.items()}
+        scale = p.get("gamma", 1.0) / np.sqrt(p["var"] + node.attrs["eps"])
+        shift = p.get("beta", 0.0) - p["mean"] * scale
+        return self.plan.scale_shift(
+            self.x(node), self.vector(scale), self.vector(shift), **_act(node), label=node.name
+        )
+
+    def rescale(self, node: Node) -> int:
+        channels = self.shape(node)[-1:]
+        scale, offset = (
+            np.broadcast_to(np.asarray(node.attrs.get(key, default), np.float64), channels)
+            for key, default in (("scale", 1.0), ("offset", 0.0))
+        )
+        return self.plan.scale_shift(self.x(node), self.vector(scale), self.vector(offset), label=node.name)
+
+    def layer_norm(self, node: Node) -> int:
+        gamma, beta = self.vector(node.params.get("gamma")), self.vector(node.params.get("beta"))
+        return self.plan.layer_norm(self.x(node), gamma, beta, node.attrs["eps"], label=node.name)
+
+    def lrn(self, node: Node) -> int:
+        a = node.attrs
+        return self.plan.lrn(self.x(node), a["size"], a["alpha"], a["beta"], a["k"], label=node.name)
+
+    def softmax(self, node: Node) -> int:
+        return self.plan.softmax(self.x(node), bool(node.attrs.get("log", False)), label=node.name)
+
+    def activation(self, node: Node) -> int:
+        a = node.attrs
+        return self.plan.activation(self.x(node), a["kind"], a.get("a", 0.0), a.get("b", 0.0), label=node.name)
+
+    def binary(self, node: Node) -> int:
+        a, b = (self.ids[tensor] for tensor in node.inputs)
+        return self.plan.binary(a, b, node.attrs["kind"], **_act(node), label=node.name)
+
+    def concat(self, node: Node) -> int:
+        if node.attrs.get("in_place", False):  # its producers have written it
+            return self.slot(node.output) if node.output in self.homes else self.buffer(node.output)
+        rank = len(self.shape(node))
+        axis = node.attrs.get("axis", -1) % rank + 4 - rank
+        return self.plan.concat([self.ids[tensor] for tensor in node.inputs], axis, label=node.name)
+
+    def pad(self, node: Node) -> int:
+        padding = ((0, 0),) * (4 - len(self.shape(node))) + tuple(node.attrs["padding"])
+        lo, hi = [lo for lo, _ in padding], [hi for _, hi in padding]
+        mode, value = node.attrs.get("mode", "constant"), float(node.attrs.get("value", 0.0))
+        return self.plan.pad(self.x(node), lo, hi, mode, value, label=node.name)
+
+    def resize(self, node: Node) -> int:
+        a = node.attrs
+        scales = tuple(a.get("scales") or ())
+        d, h, w = (0.0,) * (3 - len(scales)) + scales
+        return self.plan.resize(
+            self.x(node),
+            _triple(a["out"], 1),
+            a.get("mode", "nearest"),
+            bool(a.get("align_corners", False)),
+            (d, h, w),
+            label=node.name,
+        )
+
+    def reshape(self, node: Node) -> int:
+        return self.plan.reshape(self.x(node), _four(self.graph.shapes[node.output]))
+
+    def transpose(self, node: Node) -> int:
+        lead = 4 - len(self.shape(node))
+        perm = [*range(lead), *(lead + axis for axis in node.attrs["perm"])]
+        return self.plan.transpose(self.x(node), perm, label=node.name)
+
+    def identity(self, node: Node) -> int:
+        return self.x(node)

@@ -1,0 +1,15 @@
+"""Remove nodes whose result nobody reads."""
+
+from __future__ import annotations
+
+from ..graph import Graph
+
+
+def drop_dead(graph: Graph) -> Graph:
+    needed = set(graph.outputs)
+    kept = []
+    for node in reversed(graph.nodes):
+        if node.output in needed:
+            needed.update(node.inputs)
+            kept.append(node)
+    return graph.rewritten(reversed(kept))

@@ -45,7 +45,7 @@ def conv(
     activation: str | None = None,
 ) -> Tensor:
     """A convolution, depthwise if groups == channels; padding None = (kernel-1)//2: the size stays at stride 1."""
-    common = dict(
+    common: dict[str, Any] = dict(
         strides=stride,
         padding=(kernel - 1) // 2 if padding is None else padding,
         use_bias=bias,

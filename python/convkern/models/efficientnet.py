@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -83,7 +83,9 @@ def efficientnet_lite(x: Tensor, width: float, depth: float, same: bool = False)
 
     same: TensorFlow's padding and its norm, with eps 1e-3 and a running average that keeps 0.99 of its past.
     """
-    step = partial(conv_norm, **(dict(padding="same", eps=1e-3, momentum=0.99) if same else {}))
+    step: Callable[..., Tensor] = conv_norm
+    if same:
+        step = partial(conv_norm, padding="same", eps=1e-3, momentum=0.99)
     x = step(x, 32, 3, "conv_stem", "bn1", "relu6", stride=2)
     blocks = depths(depth, fixed_ends=True)
     for stage, (expansion, kernel, first_stride, channels, _) in enumerate(STAGES):

@@ -16,7 +16,7 @@ from . import _core
 from . import passes as all_passes
 from .arrays import asarray
 from .errors import DTypeError, ShapeError, Unsupported
-from .graph import Graph, Node, Param, Shape, pool_size, value_of
+from .graph import Graph, Node, Param, Shape, pool_size, scale_and_shift, value_of
 
 # What a model keeps between its plans: (kind of layout, identities of the arrays that went in) -> (their versions, the
 # arrays themselves so that an identity stays theirs, the parameter with its packed forms).
@@ -279,9 +279,8 @@ class _Lowering:
         return self.plan.adaptive_pool(self.x(node), node.attrs["kind"], out=(1, 1, 1), target=target, label=node.name)
 
     def batch_norm(self, node: Node) -> int:
-        p = {name: value_of(param).astype(np.float64) for name, param in node.params.items()}
-        scale = p.get("gamma", 1.0) / np.sqrt(p["var"] + node.attrs["eps"])
-        shift = p.get("beta", 0.0) - p["mean"] * scale
+        p = {name: value_of(param) for name, param in node.params.items()}
+        scale, shift = scale_and_shift(p["mean"], p["var"], p.get("gamma"), p.get("beta"), node.attrs["eps"])
         return self.plan.scale_shift(
             self.x(node), self.vector(scale), self.vector(shift), **_act(node), label=node.name
         )

@@ -140,6 +140,22 @@ def value_of(param: Param | np.ndarray) -> np.ndarray:
     return param.value if isinstance(param, Param) else param
 
 
+def scale_and_shift(mean: Any, var: Any, gamma: Any, beta: Any, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """The batch norm (x - mean) / sqrt(var + eps) * gamma + beta as x * scale + shift, in float64.
+
+    >>> scale_and_shift([1.0], [4.0], None, None, 0.0)
+    (array([0.5]), array([-0.5]))
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = 1 / np.sqrt(np.asarray(var, np.float64) + eps)
+        if gamma is not None:
+            scale = scale * np.asarray(gamma, np.float64)
+        shift = -np.asarray(mean, np.float64) * scale
+    if beta is not None:
+        shift = shift + np.asarray(beta, np.float64)
+    return scale, shift
+
+
 @dataclass(frozen=True)
 class Node:
     """One operator: reads tensors `inputs`, writes tensor `output`."""

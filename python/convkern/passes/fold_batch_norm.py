@@ -7,9 +7,7 @@ bias are computed in float64 and rounded once.
 
 from __future__ import annotations
 
-import numpy as np
-
-from ..graph import Graph, Node, value_of
+from ..graph import Graph, Node, scale_and_shift, value_of
 from .merge import CONVOLUTIONS, merge
 
 
@@ -22,10 +20,10 @@ def _fold(norm: Node, conv: Node) -> Node | None:
         return None
     if "activation" in conv.attrs or conv.attrs.get("residual", False):
         return None
-    p = {name: value_of(param).astype(np.float64) for name, param in norm.params.items()}
-    scale = p.get("gamma", 1.0) / np.sqrt(p["var"] + norm.attrs["eps"])
-    bias = value_of(conv.params["bias"]).astype(np.float64) if "bias" in conv.params else 0.0
-    bias = (bias - p["mean"]) * scale + p.get("beta", 0.0)
+    p = {name: value_of(param) for name, param in norm.params.items()}
+    scale, bias = scale_and_shift(p["mean"], p["var"], p.get("gamma"), p.get("beta"), norm.attrs["eps"])
+    if "bias" in conv.params:
+        bias = bias + value_of(conv.params["bias"]) * scale
     if "scale" in conv.params:
         scale = scale * value_of(conv.params["scale"])
     # what the scale was made of, so that packed weights can be found again and known to be out of date

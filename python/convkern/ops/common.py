@@ -1,0 +1,134 @@
+"""What the functions on arrays share: reading arguments, plans of one step, and the order of axes in memory."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from ..arrays import Images, asarray
+from ..errors import DTypeError, ShapeError, Unsupported
+
+Array = Any  # an ndarray or any other CPU array
+Ints = int | Sequence[int]
+Triple = tuple[int, int, int]
+
+MAX_SIZE = 2**40  # of one dimension, stride or padding: products with it stay inside int64
+MAX_ELEMENTS = 2**60
+
+
+def one_int(value: Any, name: str) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise DTypeError(f"{name}: got {value!r}, want an integer") from None
+    if abs(number) > MAX_SIZE:
+        raise ShapeError(f"{name}={number} overflows")
+    return number
+
+
+def ints(value: Any, count: int, name: str, least: int = 0) -> tuple[int, ...]:
+    """`count` integers >= least, from one integer, a sequence of one, or a sequence of `count`."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        numbers = tuple(one_int(v, name) for v in value)
+        if len(numbers) == 1:
+            numbers *= count
+    else:
+        numbers = (one_int(value, name),) * count
+    if len(numbers) != count:
+        raise ShapeError(f"{name}={numbers} has {len(numbers)} entries, want 1 or {count}")
+    if min(numbers) < least:
+        raise ShapeError(f"{name}={numbers}, want every entry to be at least {least}")
+    return numbers
+
+
+def triple(values: Sequence[int], fill: int) -> Triple:
+    """Spatial values of 1, 2 or 3 dimensions as (d, h, w)."""
+    d, h, w = (fill,) * (3 - len(values)) + tuple(values)
+    return d, h, w
+
+
+def no_inplace(inplace: bool) -> None:
+    if inplace:
+        raise Unsupported("inplace=True: results are always new arrays")
+
+
+def nonempty(op: str, im: Images) -> None:
+    if min(im.ndhwc.shape[1:]) < 1:
+        raise ShapeError(
+            f"{op}: got an image of {im.spatial} pixels and {im.channels} channels; only the batch may be empty"
+        )
+
+
+def check_output(op: str, n: int, spatial: Sequence[int], channels: int) -> None:
+    if min(spatial) < 1:
+        raise ShapeError(f"{op}: the output would have {tuple(spatial)} pixels; every size must be at least 1")
+    if max(n, 1) * math.prod(spatial) * channels > MAX_ELEMENTS:
+        raise ShapeError(f"{op}: an output of {n} x {tuple(spatial)} x {channels} values overflows")
+
+
+def per_channel(value: Array | None, name: str, like: np.dtype, shape: tuple[int, ...]) -> np.ndarray | None:
+    if value is None:
+        return None
+    array = asarray(value, name, like)
+    if array.shape != shape:
+        raise ShapeError(f"{name}: got shape {array.shape}, want {shape}")
+    return array
+
+
+def one_axis(op: str, dim: Any, rank: int) -> int:
+    dim, rank = one_int(dim, "dim"), max(rank, 1)  # torch lets numbers have one axis
+    if not -rank <= dim < rank:
+        raise ShapeError(f"{op}: dim={dim} is outside of {rank} dimensions")
+    return dim % rank
+
+
+# Plans of one step
+
+
+def start(x: np.ndarray) -> tuple[_core.Plan, int]:
+    """A plan with one input of the shape of x (N,D,H,W,C)."""
+    plan = _core.Plan(x.dtype.name)
+    return plan, plan.input(x.shape[1:])
+
+
+def finish(plan: _core.Plan, tensor: int, im: Images, threads: int) -> np.ndarray:
+    plan.finish([tensor])
+    return im.restore(plan.run([im.ndhwc], threads, im.channels_first_memory)[0])
+
+
+def as_rows(x: np.ndarray) -> np.ndarray:
+    """(..., C) as (N,D,H,W,C): a view for up to five dimensions."""
+    if x.ndim > 5:
+        return x.reshape(-1, 1, 1, 1, x.shape[-1])
+    if x.ndim == 1:
+        return x[None, None, None, None]
+    return x[(slice(None), *(None,) * (5 - x.ndim))]
+
+
+# Order in memory
+
+
+def dense_order(x: np.ndarray) -> tuple[int, ...]:
+    """The order of the axes in memory, outermost first: what elementwise results keep."""
+    if x.flags.c_contiguous or 0 in x.strides:
+        return tuple(range(x.ndim))
+    return tuple(sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis])))
+
+
+def back(y: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
+    return y.transpose(np.argsort(order)) if y.ndim > 1 else y
+
+
+def flat(x: np.ndarray) -> np.ndarray:
+    """A C-contiguous array as a plan's (N,1,1,1,C): rows of a few thousand values, so that threads can share them."""
+    columns = 1
+    for size in reversed(x.shape):
+        columns *= size
+        if columns >= 1024:
+            break
+    return x.reshape(-1, 1, 1, 1, columns)

@@ -1,8 +1,8 @@
 """Fills in the tables of lecture.md: `python docs/tables.py`. A test checks that they are what the code prints now.
 
-    <!-- table: summary vgg16 -->     what `convkern summary vgg16` prints
-    <!-- table: blocks resnet50 -->   the same numbers, added up by block
-    <!-- end -->
+<!-- table: summary vgg16 -->     what `convkern summary vgg16` prints
+<!-- table: blocks resnet50 -->   the same numbers, added up by block
+<!-- end -->
 """
 
 from __future__ import annotations

@@ -94,7 +94,13 @@ def explain(args: argparse.Namespace) -> int:
     facts = dict(model=args.model, batch=args.batch, steps=steps, arena_bytes=plan.arena_bytes, seconds=sum(times))
     if _json(args, facts):
         return 0
-    print(model.explain())
+    model.explain()
+    rows = [
+        [i, step["label"], step["kernel"], seconds(step["seconds"]), f"{step['seconds'] / facts['seconds']:.1%}"]
+        for i, step in sorted(enumerate(steps), key=lambda item: -item[1]["seconds"])[:10]
+    ]
+    print(f"\n{seconds(facts['seconds'])} for {args.batch} images, best of {args.repeat} runs; the slowest steps:")
+    print(table(["", "step", "kernel", "time", "share"], rows, left=3))
     return 0
 
 
@@ -138,9 +144,12 @@ def _classify(args: argparse.Namespace, files: Sequence[Path]) -> int:
         if not kernels:
             model(x, threads=threads)  # makes the plan: the times below are of the network alone
             kernels.update(step["kernel"] for step in model.plan(x.shape[1:]).steps())
-        start = time.perf_counter()
-        y = model(x, threads=threads)
-        elapsed = time.perf_counter() - start
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            y = model(x, threads=threads)
+            times.append(time.perf_counter() - start)
+        elapsed = sorted(times)[2]
         classes = [dict(label=label, probability=p) for _, label, p in decode_predictions(y, top=args.top)[0]]
         facts.append(dict(file=str(file), seconds=elapsed, classes=classes))
         if args.json != "-":
@@ -472,7 +481,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("new")
     command = add("bench table", bench_table, threads=False)
     command.add_argument("files", nargs="+")
-    command.add_argument("--into", metavar="FILE", help="replace what stands between <!-- bench:begin --> and :end --> there")
+    command.add_argument(
+        "--into", metavar="FILE", help="replace what stands between <!-- bench:begin --> and :end --> there"
+    )
 
     command = add("verify", verify, threads=False)
     command.add_argument("--count", type=_positive, default=400, help="problems (default 400)")

@@ -16,7 +16,6 @@ from .errors import ConvkernError, DataError, DTypeError, ModelError, ShapeError
 
 if TYPE_CHECKING:
     from . import data, layers, models, ops, weights
-    from ._core import num_threads as get_num_threads
     from .initializers import set_seed
     from .layers import Input
     from .model import Model, Sequential, from_json, load_model
@@ -62,16 +61,24 @@ __all__ = [
 ]
 
 
+def get_num_threads() -> int:
+    """How many threads calls use that do not say it themselves.
+
+    >>> get_num_threads() >= 1
+    True
+    """
+    from . import _core
+
+    return _core.num_threads()
+
+
 def set_num_threads(threads: int) -> None:
     """How many threads calls use that do not say it themselves (threads=); results do not depend on it.
 
-    At the start it is CONVKERN_NUM_THREADS or the number of cores. Errors: DTypeError, ShapeError unless an integer of at least 1.
+    At the start it is CONVKERN_NUM_THREADS or the number of cores. Errors: DTypeError, ShapeError unless an integer of
+    at least 1.
 
-    >>> before = get_num_threads()
-    >>> set_num_threads(1)
-    >>> get_num_threads()
-    1
-    >>> set_num_threads(before)
+    >>> set_num_threads(get_num_threads())
     """
     from . import _core
     from .layers.arguments import integer
@@ -86,8 +93,6 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(f".{_LAZY[name]}", __name__), name)
     elif name in _MODULES:
         return import_module(f".{name}", __name__)
-    elif name == "get_num_threads":
-        value = import_module("._core", __name__).num_threads
     elif name == "__version__":
         value = import_module("._core", __name__).version()
     else:

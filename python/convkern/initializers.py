@@ -1,7 +1,7 @@
 """First values of parameters: Keras' initializers by name or as objects, reproducible.
 
-Every parameter draws from its own stream, numbered when the layer is built: the values depend on the seed and on the order in which
-layers are built, not on when (or whether) an earlier parameter is first read.
+Every parameter draws from its own stream, numbered when the layer is built: the values depend on the seed and on the
+order in which layers are built, not on when (or whether) an earlier parameter is first read.
 """
 
 from __future__ import annotations
@@ -244,17 +244,23 @@ def get(spec: Spec) -> Callable[[Shape, np.random.Generator], np.ndarray]:
 
 
 class _Forgotten:
-    """Stands for an own function in a model that was read back: its weights come from the file, so it is not run as a rule."""
+    """Stands for an own function in a model that was read back: its weights come from the file, so it is not run as a
+    rule.
+    """
 
     def __init__(self, function: str):
         self.function = function
 
     def __call__(self, shape: Shape, generator: np.random.Generator) -> np.ndarray:
-        raise Unsupported(f"the initializer was the function {self.function}, which a saved architecture does not hold; set the weights")
+        raise Unsupported(
+            f"the initializer was the function {self.function}, which saved architectures do not hold; set the weights"
+        )
 
 
 def serialize(spec: Spec) -> str | dict[str, Any]:
-    """What stands for an initializer in a saved architecture. Of an own function only the name is kept: code is never stored."""
+    """What stands for an initializer in a saved architecture. Of an own function only the name is kept: code is never
+    stored.
+    """
     if isinstance(spec, (str, dict)):
         return spec
     if isinstance(spec, _Forgotten):

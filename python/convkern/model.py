@@ -1,10 +1,12 @@
 """Models: layers connected from inputs to outputs, callable on arrays.
 
-A Model is read off from the records that layer calls leave: everything between the given inputs and outputs, in the order it was called.
-Calling it on arrays looks up (or compiles) the plan for their image shape and runs that: one call into C++, without the GIL. Plans
-are kept for the last few shapes; packed weights belong to the model and are shared by its plans; a changed parameter drops both.
+A Model is read off from the records that layer calls leave: everything between the given inputs and outputs, in the
+order it was called. Calling it on arrays looks up (or compiles) the plan for their image shape and runs that: one call
+into C++, without the GIL. Plans are kept for the last few shapes; packed weights belong to the model and are shared by
+its plans; when a parameter changes the plans go, and its own packed form.
 
-A Model is a Layer: it can be called on symbolic tensors, alone or inside other models, and shares its weights with them.
+A Model is a Layer: it can be called on symbolic tensors, alone or inside other models, and shares its weights with
+them.
 """
 
 from __future__ import annotations
@@ -48,13 +50,15 @@ _KEY = "convkern"  # under which a saved model's file holds its architecture
 class Model(Layer):
     """Layers from inputs to outputs, as one callable.
 
-    Arguments: inputs, outputs: symbolic tensors: one, a list, or a dictionary; calls take and give arrays in the same arrangement. Any tensor may
-        be an output (to see inside a network) and any may be an input (to run the rest of one).
-        exact: no algorithm that changes the rounding beyond the order of sums (no Winograd). memory: "normal", or "lean" for no enlarged
-        copies of weights.
-    Shapes: arrays are float32 with the batch axis first, (N, H, W, C) for images; any strides, so x.transpose(0, 2, 3, 1) of NCHW data is fine;
-        N may be 0 and may change from call to call.
-    Errors: ModelError if an output needs an input that is not given or names collide; ShapeError, DTypeError for arrays that do not fit.
+    Arguments: inputs, outputs: symbolic tensors: one, a list, or a dictionary; calls take and give arrays in the same
+        arrangement. Any tensor may be an output (to see inside a network) and any may be an input (to run the rest of
+        one).
+        exact: no algorithm that changes the rounding beyond the order of sums (no Winograd). memory: "normal", or
+        "lean" for no enlarged copies of weights.
+    Shapes: arrays are float32 with the batch axis first, (N, H, W, C) for images; any strides, so x.transpose(0, 2, 3,
+        1) of NCHW data is fine; N may be 0 and may change from call to call.
+    Errors: ModelError if an output needs an input that is not given or names collide; ShapeError, DTypeError for arrays
+        that do not fit.
     Source: keras.Model.
 
     >>> from convkern.layers import Conv2D, Dense, Flatten, Input
@@ -122,7 +126,8 @@ class Model(Layer):
                 continue
             if isinstance(tensor.layer, InputLayer):
                 raise ModelError(
-                    f"{self.name}: an output needs the input {tensor.name!r} {shown(tensor.shape)}, which is not among the inputs"
+                    f"{self.name}: an output needs the input {tensor.name!r} {shown(tensor.shape)}, "
+                    f"which is not among the inputs"
                 )
             found.add(tensor.call)
             pending.extend(tensor.call.inputs)
@@ -138,7 +143,9 @@ class Model(Layer):
             if not layer.named or (layer.name in taken and re.fullmatch(rf"{base}(_\d+)?", layer.name)):
                 automatic.append(layer)
             elif layer.name in taken:
-                raise ModelError(f"{self.name}: two layers are named {layer.name!r}: {taken[layer.name]!r} and {layer!r}")
+                raise ModelError(
+                    f"{self.name}: two layers are named {layer.name!r}: {taken[layer.name]!r} and {layer!r}"
+                )
             else:
                 names[layer] = layer.name
                 taken[layer.name] = layer
@@ -158,21 +165,21 @@ class Model(Layer):
     def __call__(self, inputs: Any, training: bool | None = None, *, threads: int = 0) -> Any:
         """Apply the model to arrays (giving new arrays) or to symbolic tensors (giving symbolic tensors).
 
-        threads: how many this call may use; 0 takes what set_num_threads or CONVKERN_NUM_THREADS say. The result does not depend on it.
+        threads: how many this call may use; 0 takes what set_num_threads or CONVKERN_NUM_THREADS say. The result does
+            not depend on it.
         training: only False or None.
         """
         given = self._arranged(inputs)
         check_inference(training)
         if any(isinstance(x, Tensor) for x in given):
             return self.connect(given)
-        arrays = [self._checked(x, tensor) for x, tensor in zip(given, self.inputs)]
-        if len(arrays) > 1 and len({len(a) for a in arrays}) != 1:
-            raise ShapeError(f"{self.name}: the inputs have different batch sizes: {', '.join(str(a.shape) for a in arrays)}")
+        arrays = self._checked(given)
         plan = self._plan(tuple(a.shape[1:] for a in arrays))
         return self.pack_outputs(plan.run(arrays, threads=threads))
 
     def predict(self, x: Any, batch_size: int = 32, verbose: int = 0, *, threads: int = 0) -> Any:
-        """Apply the model to many images, batch_size at a time; the result is the same as from one call, in less memory.
+        """Apply the model to many images, batch_size at a time; the result is the same as from one call, in less
+        memory.
 
         x: array(s) as for a call, or an iterator of batches of any size. verbose: 1 shows a progress bar (needs tqdm).
         Errors: as a call; ShapeError for a batch_size below 1; Unsupported if the bar is asked for without tqdm.
@@ -188,9 +195,7 @@ class Model(Layer):
         if isinstance(x, Iterator):
             batches, count = x, None
         else:
-            arrays = [self._checked(a, tensor) for a, tensor in zip(self._arranged(x), self.inputs)]
-            if len({len(a) for a in arrays}) != 1:
-                raise ShapeError(f"{self.name}: the inputs have different numbers of images: {', '.join(str(a.shape) for a in arrays)}")
+            arrays = self._checked(self._arranged(x))
             starts = range(0, max(len(arrays[0]), 1), batch_size)
             batches = (_arrange([a[i : i + batch_size] for a in arrays], self._input_layout) for i in starts)
             count = len(starts)
@@ -214,7 +219,9 @@ class Model(Layer):
         if isinstance(inputs, Mapping):
             names = self._input_names()
             if set(inputs) != set(names):
-                raise ShapeError(f"{self.name}: got inputs named {', '.join(map(str, inputs))}, want {', '.join(names)}")
+                raise ShapeError(
+                    f"{self.name}: got inputs named {', '.join(map(str, inputs))}, want {', '.join(names)}"
+                )
             return [inputs[name] for name in names]
         given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if len(given) != len(self.inputs):
@@ -225,18 +232,28 @@ class Model(Layer):
     def _input_names(self) -> list[str]:
         return self._input_layout if isinstance(self._input_layout, list) else [t.name for t in self.inputs]
 
-    def _checked(self, x: Any, tensor: Tensor) -> np.ndarray:
+    def _checked(self, given: Sequence[Any]) -> list[np.ndarray]:
+        """The inputs of a call as float32 arrays of the right shapes, none copied."""
+        arrays = [self._checked_one(x, tensor) for x, tensor in zip(given, self.inputs)]
+        if any(len(a) != len(arrays[0]) for a in arrays):
+            shapes = ", ".join(str(a.shape) for a in arrays)
+            raise ShapeError(f"{self.name}: the inputs have different batch sizes: {shapes}")
+        return arrays
+
+    def _checked_one(self, x: Any, tensor: Tensor) -> np.ndarray:
         array = as_ndarray(x, f"{self.name}: input {tensor.name!r}")
         shape = tensor.shape
         if array.dtype != FLOAT32:
             raise DTypeError(
-                f"{self.name}: input {tensor.name!r} has elements of {array.dtype}, want float32: convert with x.astype('float32')"
+                f"{self.name}: input {tensor.name!r} has elements of {array.dtype}, want float32: "
+                f"convert with x.astype('float32')"
             )
         if array.shape[1:] != shape or array.ndim == 0:
             fits = array.ndim == len(shape) + 1 and all(n is None or n == got for n, got in zip(shape, array.shape[1:]))
             if not fits or 0 in array.shape[1:]:
                 raise ShapeError(
-                    f"{self.name}: input {tensor.name!r} has shape {array.shape}, want {shown(shape)}{_hint(array.shape, shape)}"
+                    f"{self.name}: input {tensor.name!r} has shape {array.shape}, "
+                    f"want {shown(shape)}{_hint(array.shape, shape)}"
                 )
         return array if array.flags.aligned else array.copy()
 
@@ -263,7 +280,8 @@ class Model(Layer):
         self._memory = value
 
     def plan(self, shapes: Any = None) -> CompiledPlan:
-        """The compiled plan for inputs of these per-image shapes: one shape, a list of them, or None for the declared ones.
+        """The compiled plan for inputs of these per-image shapes: one shape, a list of them, or None for the declared
+        ones.
 
         >>> from convkern.layers import Dense, Input
         >>> image = Input((3,))
@@ -277,14 +295,15 @@ class Model(Layer):
         versions = [p.version for p in self._unique_params]
         with self._lock:
             if versions != self._versions:
-                self._plans.clear()
-                self._packed.clear()
+                self._plans.clear()  # compile() repacks what changed, and only that
                 self._versions = versions
             plan = self._plans.get(key)
             if plan is None:
                 from .compiler import compile
 
-                plan = compile(self.graph(shapes), exact=self._exact, lean=self._memory == "lean", parameters=self._packed)
+                plan = compile(
+                    self.graph(shapes), exact=self._exact, lean=self._memory == "lean", parameters=self._packed
+                )
                 self._plans[key] = plan
                 if len(self._plans) > PLANS:
                     self._plans.popitem(last=False)
@@ -305,14 +324,18 @@ class Model(Layer):
             sizes = checked_shape("shape", shape)
             want = tensor.shape
             if None in sizes:
-                raise ShapeError(f"{self.name}: the input {tensor.name!r} {shown(sizes)} has open sizes: pass the shape of an image")
+                raise ShapeError(
+                    f"{self.name}: the input {tensor.name!r} {shown(sizes)} has open sizes: pass the shape of an image"
+                )
             if len(sizes) != len(want) or any(w is not None and w != n for w, n in zip(want, sizes)):
                 raise ShapeError(f"{self.name}: input {tensor.name!r}: got the shape {sizes}, want {want}")
             result.append(sizes)
         return tuple(result)
 
     def graph(self, shapes: Any = None) -> Graph:
-        """The model as plain operators, before any pass, for inputs of these per-image shapes (None: the declared ones)."""
+        """The model as plain operators, before any pass, for inputs of these per-image shapes (None: the declared
+        ones).
+        """
         graph = Graph()
         inputs = [graph.input(shape) for shape in self._image_shapes(shapes)]
         graph.outputs = self.lower(graph, inputs)
@@ -379,10 +402,13 @@ class Model(Layer):
 
         names = list(self._names.values())
         close = difflib.get_close_matches(str(name), names, n=5, cutoff=0.3) or names[:5]
-        raise ModelError(f"{self.name} has no layer {name!r}; there are {', '.join(close)}{' ...' if len(names) > len(close) else ''}")
+        more = " ..." if len(names) > len(close) else ""
+        raise ModelError(f"{self.name} has no layer {name!r}; there are {', '.join(close)}{more}")
 
     def param_layers(self) -> list[tuple[str, Layer]]:
-        """The layers that own parameters, each once, with their names ("backbone/conv1" inside a model that is used as a layer)."""
+        """The layers that own parameters, each once, with their names ("backbone/conv1" inside a model that is used as
+        a layer).
+        """
         found: dict[Layer, str] = {}
         for layer in self._layers:
             name = self._names[layer]
@@ -409,7 +435,8 @@ class Model(Layer):
     # Weights in files.
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
-        """Write all parameters to a .safetensors file, under torch's names and in torch's layouts where layers have such names.
+        """Write all parameters to a .safetensors file, under torch's names and in torch's layouts where layers have
+        such names.
 
         The file is written whole or not at all. Errors: WeightsError if it cannot be written.
         """
@@ -417,19 +444,22 @@ class Model(Layer):
 
         write_safetensors(path, state_dict(self))
 
-    def load_weights(self, path: str | os.PathLike[str], skip_mismatch: bool = False) -> None:
+    def load_weights(self, path: str | os.PathLike[str], skip_mismatch: bool = False) -> list[str]:
         """Read all parameters from a .pth, .pt, .safetensors or .npz file (no torch needed, nothing in it is executed).
+
+        Returns what was skipped, one line for each tensor; empty unless skip_mismatch.
 
         Errors: WeightsError for a broken file, or for missing, extra or misshapen tensors unless skip_mismatch=True.
         """
         from .weights import load_state_dict, read_state_dict
 
-        load_state_dict(self, read_state_dict(path), skip_mismatch=skip_mismatch)
+        return load_state_dict(self, read_state_dict(path), skip_mismatch=skip_mismatch)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the architecture and the parameters to one file, which `load_model` reads.
 
-        It is a .safetensors file (call it .ckn or as you like) with the architecture as JSON in its metadata; written whole or not at all.
+        It is a .safetensors file (call it .ckn or as you like) with the architecture as JSON in its metadata; written
+        whole or not at all.
         Errors: WeightsError if it cannot be written.
         """
         from .weights import state_dict, write_safetensors
@@ -492,11 +522,13 @@ class Model(Layer):
 
     # Description.
 
-    def summary(self, print_fn: Callable[[str], Any] | None = None, input_shape: Any = None, expand_nested: bool = False) -> None:
+    def summary(
+        self, print_fn: Callable[[str], Any] | None = None, input_shape: Any = None, expand_nested: bool = False
+    ) -> None:
         """Print every layer with its output shape, activation memory, parameters and multiply-adds, and their totals.
 
-        print_fn: called once with the whole text; None prints. input_shape: per image, for models with open sizes. expand_nested: also the layers
-        of models that are used as layers.
+        print_fn: called once with the whole text; None prints. input_shape: per image, for models with open sizes.
+        expand_nested: also the layers of models that are used as layers.
         """
         from .summary import summary
 
@@ -512,8 +544,8 @@ class Model(Layer):
 class Sequential(Model):
     """A stack of layers, each reading the one before.
 
-    Arguments: layers: a list, which may start with an Input (or whose first layer has input_shape=); without one the model is connected when it
-        is first called. add and pop change the stack at any time.
+    Arguments: layers: a list, which may start with an Input (or whose first layer has input_shape=); without one the
+        model is connected when it is first called. add and pop change the stack at any time.
     Errors: ModelError for things that are no layers, and where an input is needed but not known yet.
     Source: keras.Sequential.
 
@@ -527,7 +559,13 @@ class Sequential(Model):
     min_inputs = max_inputs = 1
 
     def __init__(
-        self, layers: Iterable[Layer | Tensor] | None = None, name: str | None = None, *, exact: bool = False, memory: str = "normal", **base: Any
+        self,
+        layers: Iterable[Layer | Tensor] | None = None,
+        name: str | None = None,
+        *,
+        exact: bool = False,
+        memory: str = "normal",
+        **base: Any,
     ):
         Layer.__init__(self, name=name, **base)
         self._prepare(exact, memory)
@@ -577,7 +615,11 @@ class Sequential(Model):
             return
         if not self._stack:
             raise ModelError(f"{self.name} has no layers yet")
-        layers, self._stack, self._chain = self._stack, [], [InputLayer(checked_shape("input_shape", input_shape)).tensor]
+        layers, self._stack, self._chain = (
+            self._stack,
+            [],
+            [InputLayer(checked_shape("input_shape", input_shape)).tensor],
+        )
         try:
             for layer in layers:
                 self.add(layer)
@@ -593,8 +635,19 @@ class Sequential(Model):
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for what does not exist: the network's own attributes before it is connected.
-        if name in ("inputs", "outputs", "_layers", "_names", "_steps", "_input_layout", "_output_layout", "_unique_params"):
-            raise ModelError(f"{self.name} does not know its input yet: begin with an Input, call build(shape), or call it on data")
+        if name in (
+            "inputs",
+            "outputs",
+            "_layers",
+            "_names",
+            "_steps",
+            "_input_layout",
+            "_output_layout",
+            "_unique_params",
+        ):
+            raise ModelError(
+                f"{self.name} does not know its input yet: begin with an Input, call build(shape), or call it on data"
+            )
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     @property
@@ -625,7 +678,8 @@ class Sequential(Model):
 def load_model(path: str | os.PathLike[str], custom_objects: Mapping[str, type[Layer]] | None = None) -> Any:
     """Read a model that Model.save wrote: its architecture and its parameters.
 
-    custom_objects: own layer classes by name (also found if the module that defines them is imported). Nothing in the file is executed.
+    custom_objects: own layer classes by name (also found if the module that defines them is imported). Nothing in the
+        file is executed.
     Errors: WeightsError for a broken file or one without an architecture; ModelError for an unknown layer class.
     Source: keras.models.load_model.
 
@@ -643,7 +697,9 @@ def load_model(path: str | os.PathLike[str], custom_objects: Mapping[str, type[L
     tensors = read_state_dict(path)
     text = _metadata(path).get(_KEY)
     if text is None:
-        raise WeightsError(f"{os.fspath(path)}: holds tensors but no architecture: build the model and call its load_weights")
+        raise WeightsError(
+            f"{os.fspath(path)}: holds tensors but no architecture: build the model and call its load_weights"
+        )
     model = from_json(text, custom_objects)
     load_state_dict(model, tensors)
     return model
@@ -707,7 +763,10 @@ def _own_classes(model: Model) -> dict[str, type[Layer]]:
 
 
 def _restore_model(
-    cls: type[Model], config: dict[str, Any], custom_objects: dict[str, type[Layer]], values: list[tuple[np.ndarray, bool]]
+    cls: type[Model],
+    config: dict[str, Any],
+    custom_objects: dict[str, type[Layer]],
+    values: list[tuple[np.ndarray, bool]],
 ) -> Model:
     model = cls.from_config(config, custom_objects)
     for param, (value, trainable) in zip(model._unique_params, values):

@@ -1,9 +1,10 @@
 """What a model is, in tables: the lecture's memory-and-parameters table, and the plan that a call runs.
 
-Activations count once per memory: a layer that can work in place takes none of its own. That is every elementwise layer (an activation, a
-normalization, an addition) whose input nobody else reads, a view (Flatten, Dropout at inference), a pad that becomes the padding of the convolution
-behind it, and a concatenation of tensors that only it reads (they are written side by side). So VGG-16 has 15.2 million values for an image of 224 pixels,
-with the input, which is also what its convolutions, pools and dense layers add up to; the 24 million (93 MB) printed in the lecture are a slip.
+Activations count once per memory: a layer that can work in place takes none of its own. That is every elementwise layer
+(an activation, a normalization, an addition) whose input nobody else reads, a view (Flatten, Dropout at inference), a
+pad that becomes the padding of the convolution behind it, and a concatenation of tensors that only it reads (they are
+written side by side). So VGG-16 has 15.2 million values for an image of 224 pixels, with the input, which is also what
+its convolutions, pools and dense layers add up to; the 24 million (93 MB) printed in the lecture are a slip.
 
 Multiply-adds are those of convolutions and dense layers, without biases.
 """
@@ -29,8 +30,9 @@ def summary_table(model: Model, input_shape: Any = None, expand_nested: bool = F
     """Every layer's activations, parameters and multiply-adds, and their totals, as plain numbers.
 
     input_shape: per image (a list of shapes for several inputs); None takes the declared one, with 224 for open sizes.
-    Returns {"model": name, "input_shapes": [...], "layers": [row, ...], "totals": {...}}. A row: name, type, output_shape (per image),
-        values and bytes (of the activations that take memory of their own), params, formula, macs, calls, dense_equivalent (for one
+    Returns {"model": name, "input_shapes": [...], "layers": [row, ...], "totals": {...}}. A row: name, type,
+        output_shape (per image), values and bytes (of the activations that take memory of their own), params, formula,
+        macs, calls, dense_equivalent (for one
         convolution: the parameters of the dense layer with the same input and output). All per image.
 
     >>> from convkern.layers import Conv2D, Input
@@ -49,7 +51,15 @@ def summary_table(model: Model, input_shape: Any = None, expand_nested: bool = F
     own = _own_values(graph)
     sources = [layer for layer in model._layers if isinstance(layer, InputLayer)]
     rows = [
-        {"name": model._names[layer], "type": "Input", "output_shape": shape, "values": math.prod(shape), **_no_params(layer), "macs": 0, "calls": 0}
+        {
+            "name": model._names[layer],
+            "type": "Input",
+            "output_shape": shape,
+            "values": math.prod(shape),
+            **_no_params(layer),
+            "macs": 0,
+            "calls": 0,
+        }
         for layer, shape in zip(sources, shapes)
     ]
     for layer, uses in parts.items():
@@ -93,7 +103,9 @@ def summary(model: Model, input_shape: Any = None, expand_nested: bool = False) 
     lines = [
         [
             f"{row['name']} ({row['type']})" + (f" x{row['calls']}" if row["calls"] > 1 else ""),
-            shown(row["output_shape"]) if _is_shape(row["output_shape"]) else ", ".join(map(shown, row["output_shape"])),
+            shown(row["output_shape"])
+            if _is_shape(row["output_shape"])
+            else ", ".join(map(shown, row["output_shape"])),
             f"{row['values']:,}" if row["values"] else "",
             size(row["bytes"]) if row["values"] else "",
             f"{row['params']:,}" if row["params"] else "",
@@ -105,21 +117,24 @@ def summary(model: Model, input_shape: Any = None, expand_nested: bool = False) 
     titles = ["Layer (type)", "Output Shape", "Values", "Memory", "Param #", "= kernel + biases", "Multiply-adds"]
     frozen = totals["params"] - totals["trainable_params"]
     last = [
-        f"Parameters      {totals['params']:,} ({totals['trainable_params']:,} trainable, {frozen:,} not) = {size(totals['param_bytes'])}; "
-        f"to train: {size(totals['sgd_bytes'])} with gradients (plain SGD), {size(totals['adam_bytes'])} with Adam's moments",
+        f"Parameters      {totals['params']:,} ({totals['trainable_params']:,} trainable, {frozen:,} not) = "
+        f"{size(totals['param_bytes'])}; to train by plain SGD {size(totals['sgd_bytes'])} (x2: gradients), "
+        f"by Adam {size(totals['adam_bytes'])} (x4: and two moments)",
         f"Activations     {totals['activation_values']:,} values = {size(totals['activation_bytes'])} an image; "
-        f"{size(totals['backward_bytes'])} with their gradients",
+        f"to train {size(totals['backward_bytes'])} (x2: gradients)",
         f"Multiply-adds   {totals['macs']:,} an image ({totals['macs'] / 1e9:.3g} G)",
     ]
     first = next((row for row in facts["layers"] if row.get("dense_equivalent")), None)
     if first is not None:
-        ratio = first["dense_equivalent"] / first["params"]
+        dense = first["dense_equivalent"]
         last.append(
-            f"Shared weights  {first['name']} has {first['params']:,} parameters; a dense layer with the same input and output has "
-            f"{first['dense_equivalent']:,} ({first['dense_equivalent'] / 1e9:.3g}e9), {ratio:,.0f} times as many"
+            f"Shared weights  {first['name']} has {first['params']:,} parameters; a dense layer with the same input and "
+            f"output has {dense:,} ({dense / 1e9:.3g}e9), {dense / first['params']:,.0f} times as many"
         )
     given = ", ".join(shown(shape) for shape in facts["input_shapes"])
-    return "\n".join([f'Model "{facts["model"]}" for {given}, float32', "", *_table(titles, lines, left=(0, 1, 5)), "", *last])
+    return "\n".join(
+        [f'Model "{facts["model"]}" for {given}, float32', "", *_table(titles, lines, left=(0, 1, 5)), "", *last]
+    )
 
 
 class _Part:
@@ -174,7 +189,9 @@ def _own_values(graph: Graph) -> dict[int, int]:
             return shape == graph.shapes[node.inputs[0]] and free(node.inputs[0])
         if node.op == "pad":
             behind = readers.get(node.output, [])
-            return bool(behind) and node.output not in graph.outputs and all(n.op in ("conv", "depthwise") for n in behind)
+            return (
+                bool(behind) and node.output not in graph.outputs and all(n.op in ("conv", "depthwise") for n in behind)
+            )
         return False
 
     return {node.output: 0 if in_place(node) else math.prod(graph.shapes[node.output]) for node in graph.nodes}
@@ -261,8 +278,8 @@ def explain(model: Model, shapes: Any = None) -> str:
             refused.setdefault((kernel, reason), []).append(str(i))
     total: Callable[[str], int] = lambda key: sum(step[key] for step in steps)
     text = [
-        f'Model "{model.name}": {len(steps)} steps, {total("macs") / 1e9:.3g} G multiply-adds, arena {size(plan.arena_bytes)} an image, '
-        f"packed weights {size(total('packed_bytes'))}",
+        f'Model "{model.name}": {len(steps)} steps, {total("macs") / 1e9:.3g} G multiply-adds, '
+        f"arena {size(plan.arena_bytes)} an image, packed weights {size(total('packed_bytes'))}",
         "",
         *_table(titles, lines, left=(1, 2, 3, 4, 9)),
     ]

@@ -1,4 +1,5 @@
-"""Keras-style layers, channels last: arguments, defaults and weight shapes as in Keras; padding also in pixels, as in torch.
+"""Keras-style layers, channels last: arguments, defaults and weight shapes as in Keras; padding also in pixels, as in
+torch.
 
 >>> from convkern.layers import Conv2D, Input, MaxPool2D
 >>> MaxPool2D(2)(Conv2D(32, 5, activation="relu")(Input((28, 28, 1)))).shape
@@ -59,12 +60,20 @@ from .reshape import (
 
 # The other names of the same classes, in Keras and in torch.
 Convolution1D, Convolution2D, Convolution3D = Conv1D, Conv2D, Conv3D
-Convolution1DTranspose, Convolution2DTranspose, Convolution3DTranspose = Conv1DTranspose, Conv2DTranspose, Conv3DTranspose
+Convolution1DTranspose, Convolution2DTranspose, Convolution3DTranspose = (
+    Conv1DTranspose,
+    Conv2DTranspose,
+    Conv3DTranspose,
+)
 SeparableConvolution1D, SeparableConvolution2D = SeparableConv1D, SeparableConv2D
 MaxPooling1D, MaxPooling2D, MaxPooling3D = MaxPool1D, MaxPool2D, MaxPool3D
 AveragePooling1D, AveragePooling2D, AveragePooling3D = AveragePool1D, AveragePool2D, AveragePool3D
 AvgPool1D, AvgPool2D, AvgPool3D = AveragePool1D, AveragePool2D, AveragePool3D
-GlobalAveragePooling1D, GlobalAveragePooling2D, GlobalAveragePooling3D = GlobalAveragePool1D, GlobalAveragePool2D, GlobalAveragePool3D
+GlobalAveragePooling1D, GlobalAveragePooling2D, GlobalAveragePooling3D = (
+    GlobalAveragePool1D,
+    GlobalAveragePool2D,
+    GlobalAveragePool3D,
+)
 GlobalAvgPool1D, GlobalAvgPool2D, GlobalAvgPool3D = GlobalAveragePool1D, GlobalAveragePool2D, GlobalAveragePool3D
 GlobalMaxPooling1D, GlobalMaxPooling2D, GlobalMaxPooling3D = GlobalMaxPool1D, GlobalMaxPool2D, GlobalMaxPool3D
 AdaptiveAveragePooling1D, AdaptiveAveragePooling2D, AdaptiveAveragePooling3D = (
@@ -72,5 +81,13 @@ AdaptiveAveragePooling1D, AdaptiveAveragePooling2D, AdaptiveAveragePooling3D = (
     AdaptiveAveragePool2D,
     AdaptiveAveragePool3D,
 )
-AdaptiveAvgPool1D, AdaptiveAvgPool2D, AdaptiveAvgPool3D = AdaptiveAveragePool1D, AdaptiveAveragePool2D, AdaptiveAveragePool3D
-AdaptiveMaxPooling1D, AdaptiveMaxPooling2D, AdaptiveMaxPooling3D = AdaptiveMaxPool1D, AdaptiveMaxPool2D, AdaptiveMaxPool3D
+AdaptiveAvgPool1D, AdaptiveAvgPool2D, AdaptiveAvgPool3D = (
+    AdaptiveAveragePool1D,
+    AdaptiveAveragePool2D,
+    AdaptiveAveragePool3D,
+)
+AdaptiveMaxPooling1D, AdaptiveMaxPooling2D, AdaptiveMaxPooling3D = (
+    AdaptiveMaxPool1D,
+    AdaptiveMaxPool2D,
+    AdaptiveMaxPool3D,
+)

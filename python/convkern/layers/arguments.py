@@ -13,7 +13,8 @@ Pairs = tuple[tuple[int, int], ...]
 
 _INFINITY = float("inf")
 
-# Keras' names -> the operator's kind and its two numbers (Keras' defaults: a leaky slope of 0.2 in activations, 0.3 in the LeakyReLU layer).
+# Keras' names -> the operator's kind and its two numbers (Keras' defaults: a leaky slope of 0.2 in activations, 0.3 in
+# the LeakyReLU layer).
 ACTIVATIONS: dict[str, tuple[str, float, float]] = {
     "linear": ("none", 0.0, 0.0),
     "relu": ("relu", 0.0, 0.0),
@@ -116,7 +117,9 @@ def check_padding(value: Any, rank: int, words: Sequence[str] = ("valid", "same"
     """Keras' word, or explicit amounts as torch takes them."""
     if isinstance(value, str):
         if value.lower() not in words:
-            raise Unsupported(f"padding={value!r}; want one of {', '.join(words)}, an integer, {rank} integers or {rank} pairs")
+            raise Unsupported(
+                f"padding={value!r}; want one of {', '.join(words)}, an integer, {rank} integers or {rank} pairs"
+            )
         return value.lower()
     return pairs("padding", value, rank)
 
@@ -124,7 +127,9 @@ def check_padding(value: Any, rank: int, words: Sequence[str] = ("valid", "same"
 def resolve_padding(
     padding: str | Pairs, sizes: Sequence[int], window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
 ) -> Pairs:
-    """Padding in pixels. "same" gives ceil(size / stride) outputs and puts the odd pixel after (Keras, TensorFlow); "causal" pads before only."""
+    """Padding in pixels. "same" gives ceil(size / stride) outputs and puts the odd pixel after (Keras, TensorFlow);
+    "causal" pads before only.
+    """
     if not isinstance(padding, str):
         return padding
     result = []
@@ -142,6 +147,7 @@ def check_data_format(value: Any) -> str | None:
     """None or "channels_last"; layers know no other layout."""
     if value not in (None, "channels_last"):
         raise Unsupported(
-            f"data_format={value!r}; layers are channels_last: pass x.transpose(0, 2, 3, 1) (no copy is made), or use convkern.ops"
+            f"data_format={value!r}; layers are channels_last: pass x.transpose(0, 2, 3, 1) (no copy is made), "
+            f"or use convkern.ops"
         )
     return value

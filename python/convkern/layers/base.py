@@ -1,11 +1,11 @@
 """What every layer is: a named thing with parameters that is called on symbolic tensors and lowers itself to operators.
 
-A call `y = layer(x)` on a symbolic tensor does three things: it builds the layer (creates its parameters) the first time, infers the shape
-of y by lowering the layer into a scratch graph (so that graph.infer_shape stays the only place with size formulas), and records
-who made y from what. A Model is later read off from those records.
+A call `y = layer(x)` on a symbolic tensor does three things: it builds the layer (creates its parameters) the first
+time, infers the shape of y by lowering the layer into a scratch graph (so that graph.infer_shape stays the only place
+with size formulas), and records who made y from what. A Model is later read off from those records.
 
-A layer writes down three things: its arguments (kept under their own names, which is all that `get_config` needs), `build`, which adds
-parameters, and `lower`, which adds operators to a graph:
+A layer writes down three things: its arguments (kept under their own names, which is all that `get_config` needs),
+`build`, which adds parameters, and `lower`, which adds operators to a graph:
 
     class Scale(Layer):
         def __init__(self, factor, **base):
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import initializers
+from ..arrays import as_ndarray
 from ..errors import ConvkernError, DTypeError, ModelError, ShapeError, Unsupported
 from ..graph import MAX_RANK, Graph, Param
 
@@ -120,7 +121,9 @@ def layer_class(name: str, custom_objects: dict[str, type[Layer]] | None = None)
     """The class that a saved architecture names. Nothing is imported on its behalf."""
     cls = (custom_objects or {}).get(name) or _classes.get(name)
     if cls is None:
-        raise ModelError(f"no layer class {name!r}; pass it in custom_objects={{{name!r}: ...}} or import the module that defines it")
+        raise ModelError(
+            f"no layer class {name!r}; pass it in custom_objects={{{name!r}: ...}} or import the module that defines it"
+        )
     return cls
 
 
@@ -195,7 +198,7 @@ class Layer:
         given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if any(isinstance(x, Tensor) for x in given):
             return self.connect(given)
-        return self._run(inputs, given)
+        return self._run(given)
 
     def connect(self, inputs: Sequence[Tensor], record: bool = True) -> Any:
         """Build the layer if it is new and make the symbolic result of applying it."""
@@ -209,10 +212,8 @@ class Layer:
         variants = max((x._sizes for x in inputs), key=len)
         with errors_of(self, self.name):
             if self.rank is not None and len(inputs[0].shape) != self.rank + 1:
-                raise ShapeError(
-                    f"got an input of shape {shown(inputs[0].shape)}, want {('(L, C)', '(H, W, C)', '(D, H, W, C)')[self.rank - 1]} "
-                    f"without the batch axis"
-                )
+                want = ("(N, L, C)", "(N, H, W, C)", "(N, D, H, W, C)")[self.rank - 1]
+                raise ShapeError(f"got an input of shape {shown(inputs[0].shape)}, want {want}")
             if not self.built:
                 shapes = [x.shape for x in inputs]
                 self.build(shapes[0] if self.max_inputs == 1 else shapes)
@@ -233,11 +234,12 @@ class Layer:
         outputs = lower_named(self, self.name, graph, [graph.input(shape) for shape in shapes])
         return [graph.shapes[i] for i in outputs]
 
-    def _run(self, inputs: Any, given: list[Any]) -> Any:
+    def _run(self, given: list[Any]) -> Any:
         """Apply the layer to arrays, through a model of this one layer."""
         from ..model import Model
 
-        shapes = tuple(tuple(np.shape(x))[1:] for x in given)
+        given = [as_ndarray(x, self.name) for x in given]
+        shapes = tuple(x.shape[1:] for x in given)
         model = self._eager.get(shapes)
         if model is None:
             symbols = [Input(shape) for shape in shapes]
@@ -247,12 +249,16 @@ class Layer:
 
     def _only_call(self, what: str) -> Call:
         if len(self._calls) != 1:
-            raise ModelError(f"{self.name} has no single {what}: it was called {len(self._calls)} times; keep the tensors instead")
+            raise ModelError(
+                f"{self.name} has no single {what}: it was called {len(self._calls)} times; keep the tensors instead"
+            )
         return self._calls[0]
 
     @property
     def output(self) -> Any:
-        """The symbolic tensor that this layer made (for cutting a model there); ModelError unless it was called exactly once."""
+        """The symbolic tensor that this layer made (for cutting a model there); ModelError unless it was called exactly
+        once.
+        """
         return self.pack_outputs(list(self._only_call("output").outputs))
 
     @property
@@ -276,13 +282,16 @@ class Layer:
         return list(self.params.values())
 
     def get_weights(self) -> list[np.ndarray]:
-        """Copies of the parameters' values, in Keras' order (kernel, bias; gamma, beta, moving mean, moving variance)."""
+        """Copies of the parameters' values, in Keras' order (kernel, bias; gamma, beta, moving mean, moving
+        variance).
+        """
         return [param.value.copy() for param in self.weights]
 
     def set_weights(self, weights: Iterable[Any]) -> None:
         """Replace all parameters by arrays in the order of `get_weights`.
 
-        Errors: ShapeError with what came and what was wanted; DTypeError for another type than float32. Either all change or none.
+        Errors: ShapeError with what came and what was wanted; DTypeError for another type than float32. Either all
+            change or none.
         """
         params, arrays = self.weights, [np.asarray(w) for w in weights]
         if len(arrays) != len(params):
@@ -291,7 +300,9 @@ class Layer:
             if array.shape != param.shape:
                 raise ShapeError(f"{self.name}: array {i} ({param.name}) has shape {array.shape}, want {param.shape}")
             if not np.can_cast(array.dtype, param.dtype, "safe"):
-                raise DTypeError(f"{self.name}: array {i} ({param.name}) is {array.dtype}, want {param.dtype} (convert it explicitly)")
+                raise DTypeError(
+                    f"{self.name}: array {i} ({param.name}) is {array.dtype}, want {param.dtype}: convert it"
+                )
         for param, array in zip(params, arrays):
             param.assign(array)
 
@@ -305,7 +316,7 @@ class Layer:
         """The arguments that make this layer again, as JSON types: read from the attributes of the same names."""
         config: dict[str, Any] = {"name": self.name}
         for key, parameter in inspect.signature(type(self).__init__).parameters.items():
-            if key != "self" and parameter.kind is not parameter.VAR_KEYWORD:
+            if key not in _BASE and parameter.kind is not parameter.VAR_KEYWORD:
                 value = getattr(self, key)
                 config[key] = initializers.serialize(value) if key.endswith("_initializer") else plain(value)
         if not self.trainable:
@@ -323,13 +334,23 @@ class Layer:
 
     def __reduce__(self) -> Any:
         # Arguments and values only: what a layer was connected to belongs to models, which pickle themselves.
-        return _restore, (type(self), self.get_config(), {key: (p.value, p.trainable) for key, p in self.params.items()}, self.built)
+        return _restore, (
+            type(self),
+            self.get_config(),
+            {key: (p.value, p.trainable) for key, p in self.params.items()},
+            self.built,
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
 
-def _restore(cls: type[Layer], config: dict[str, Any], params: dict[str, tuple[np.ndarray, bool]], built: bool) -> Layer:
+_BASE = frozenset(inspect.signature(Layer.__init__).parameters)  # the arguments that every layer has
+
+
+def _restore(
+    cls: type[Layer], config: dict[str, Any], params: dict[str, tuple[np.ndarray, bool]], built: bool
+) -> Layer:
     layer = cls.from_config(config)
     layer.params = {key: Param(key, value, trainable) for key, (value, trainable) in params.items()}
     layer.built = built
@@ -351,13 +372,12 @@ class InputLayer(Layer):
         raise ModelError(f"{self.name} is an input: it cannot be applied to something")
 
 
-def Input(
-    shape: Sequence[int | None], batch_size: None = None, dtype: Any = None, name: str | None = None
-) -> Tensor:
+def Input(shape: Sequence[int | None], batch_size: None = None, dtype: Any = None, name: str | None = None) -> Tensor:
     """The start of a network: a symbolic tensor.
 
     shape: per image, without the batch axis: (F,) features, (L, C) sequences, (H, W, C) images, (D, H, W, C) volumes;
-        None for sizes that may differ from call to call (the channels must be known where a layer has weights for them).
+        None for sizes that may differ from call to call (the channels must be known where a layer has weights for
+        them).
     batch_size: must be None: a model takes any batch size. dtype: None or "float32".
 
     Errors: ShapeError for sizes below 1, Unsupported for more than four dimensions.

@@ -1,7 +1,7 @@
 """Convolution layers: plain, depthwise, separable, transposed, in one to three dimensions.
 
-Kernels are shaped as in Keras and the lecture, (F, F, C_in, C_out): (R, S, C/groups, K) for images, (S, C/groups, K) for sequences,
-(T, R, S, C/groups, K) for volumes.
+Kernels are shaped as in Keras and the lecture, (F, F, C_in, C_out): (R, S, C/groups, K) for images, (S, C/groups, K)
+for sequences, (T, R, S, C/groups, K) for volumes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ class _Windowed(Layer):
     words: tuple[str, ...] = ("valid", "same")
 
     def _set(
-        self, kernel_size: Any, strides: Any, padding: Any, dilation_rate: Any, data_format: Any, activation: Any, use_bias: Any
+        self,
+        kernel_size: Any,
+        strides: Any,
+        padding: Any,
+        dilation_rate: Any,
+        data_format: Any,
+        activation: Any,
+        use_bias: Any,
     ) -> None:
         self.kernel_size = per_axis("kernel_size", kernel_size, self.rank)
         self.strides = per_axis("strides", strides, self.rank)
@@ -102,12 +109,16 @@ class Conv2D(_Conv):
     """Convolve images with a bank of filters (cross-correlation, as everywhere in this field).
 
     Shapes: input (N, H, W, C), kernel (R, S, C/groups, filters), output (N, P, Q, filters); "valid" gives
-        P = (H - dilation*(R-1) - 1)//stride + 1, "same" P = ceil(H/stride) with the odd pixel of padding below and right.
-    Arguments: filters: number of output channels. kernel_size, strides, dilation_rate: pixels, one integer or two (dilation 1 = dense).
+        P = (H - dilation*(R-1) - 1)//stride + 1, "same" P = ceil(H/stride) with the odd pixel of padding below and
+        right.
+    Arguments: filters: number of output channels. kernel_size, strides, dilation_rate: pixels, one integer or two
+        (dilation 1 = dense).
         padding: "valid", "same", or pixels as an integer, (vertical, horizontal) or ((top, bottom), (left, right)).
-        groups: slices of the channels that do not see each other. activation: a name as in Activation. use_bias: add one number per
-        filter. kernel_initializer, bias_initializer: as in convkern.initializers. data_format: only "channels_last".
-    Errors: ShapeError with the sizes that do not fit, DTypeError for a size that is no integer, Unsupported for unknown words.
+        groups: slices of the channels that do not see each other. activation: a name as in Activation. use_bias: add
+        one number per filter. kernel_initializer, bias_initializer: as in convkern.initializers. data_format: only
+        "channels_last".
+    Errors: ShapeError with the sizes that do not fit, DTypeError for a size that is no integer, Unsupported for unknown
+        words.
     Source: keras.layers.Conv2D; padding in pixels as torch.nn.Conv2d.
 
     >>> from convkern.layers import Input
@@ -122,7 +133,8 @@ class Conv2D(_Conv):
 class Conv3D(_Conv):
     """Convolve volumes or videos with a bank of filters.
 
-    Shapes: input (N, D, H, W, C), kernel (T, R, S, C/groups, filters), output (N, Z, P, Q, filters). Sizes, arguments and errors as Conv2D.
+    Shapes: input (N, D, H, W, C), kernel (T, R, S, C/groups, filters), output (N, Z, P, Q, filters). Sizes, arguments
+        and errors as Conv2D.
     Source: keras.layers.Conv3D.
 
     >>> from convkern.layers import Input
@@ -168,7 +180,8 @@ class _DepthwiseConv(_Windowed):
 class DepthwiseConv1D(_DepthwiseConv):
     """Convolve every channel of a sequence with its own depth_multiplier filters.
 
-    Shapes: input (N, L, C), kernel (kernel_size, C, depth_multiplier), output (N, Q, C*depth_multiplier). Others as DepthwiseConv2D.
+    Shapes: input (N, L, C), kernel (kernel_size, C, depth_multiplier), output (N, Q, C*depth_multiplier). Others as
+        DepthwiseConv2D.
     Source: keras.layers.DepthwiseConv1D.
 
     >>> from convkern.layers import Input
@@ -183,8 +196,8 @@ class DepthwiseConv1D(_DepthwiseConv):
 class DepthwiseConv2D(_DepthwiseConv):
     """Convolve every channel of an image with its own depth_multiplier filters.
 
-    Shapes: input (N, H, W, C), kernel (R, S, C, depth_multiplier), output (N, P, Q, C*depth_multiplier): channel c*depth_multiplier + j is
-        channel c under filter j. Sizes, paddings and errors as Conv2D.
+    Shapes: input (N, H, W, C), kernel (R, S, C, depth_multiplier), output (N, P, Q, C*depth_multiplier): channel
+        c*depth_multiplier + j is channel c under filter j. Sizes, paddings and errors as Conv2D.
     Source: keras.layers.DepthwiseConv2D.
 
     >>> from convkern.layers import Input
@@ -253,10 +266,11 @@ class SeparableConv1D(_SeparableConv):
 
 
 class SeparableConv2D(_SeparableConv):
-    """A depthwise convolution, then one of size 1x1 across the channels, with nothing in between (Chollet 2017, arXiv:1610.02357).
+    """A depthwise convolution, then one of size 1x1 across the channels, with nothing in between (Chollet 2017,
+    arXiv:1610.02357).
 
-    Shapes: input (N, H, W, C), depthwise kernel (R, S, C, depth_multiplier), pointwise kernel (1, 1, C*depth_multiplier, filters), output
-        (N, P, Q, filters). Sizes, paddings and errors as Conv2D.
+    Shapes: input (N, H, W, C), depthwise kernel (R, S, C, depth_multiplier), pointwise kernel (1, 1,
+        C*depth_multiplier, filters), output (N, P, Q, filters). Sizes, paddings and errors as Conv2D.
     Source: keras.layers.SeparableConv2D.
 
     >>> from convkern.layers import Input
@@ -289,14 +303,18 @@ class _ConvTranspose(_Windowed):
         self._set(kernel_size, strides, padding, dilation_rate, data_format, activation, use_bias)
         self.filters = integer("filters", filters)
         self.groups = integer("groups", groups)
-        self.output_padding = None if output_padding is None else per_axis("output_padding", output_padding, self.rank, 0)
+        self.output_padding = (
+            None if output_padding is None else per_axis("output_padding", output_padding, self.rank, 0)
+        )
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
         if self.filters % self.groups:
             raise ShapeError(f"{type(self).__name__}: groups={groups} does not divide filters={filters}")
         for extra, stride in zip(self.output_padding or (), self.strides):
             if extra >= stride:
-                raise ShapeError(f"{type(self).__name__}: output_padding={output_padding}, want less than strides={strides}")
+                raise ShapeError(
+                    f"{type(self).__name__}: output_padding={output_padding}, want less than strides={strides}"
+                )
 
     def build(self, input_shape: OpenShape) -> None:
         c = known(input_shape, -1, "channels")
@@ -322,8 +340,9 @@ class _ConvTranspose(_Windowed):
     def _trim(self, axis: int) -> tuple[int, int, int]:
         """Pixels cut off before and after the full result, and zeros added after it.
 
-        The full result has (H-1)*stride + extent pixels. Keras' words say how many are wanted: "valid" H*stride + max(extent - stride, 0),
-        "same" H*stride; with output_padding, (H-1)*stride + extent - 2*(extent//2 if "same" else 0) + output_padding.
+        The full result has (H-1)*stride + extent pixels. Keras' words say how many are wanted: "valid" H*stride +
+        max(extent - stride, 0), "same" H*stride; with output_padding, (H-1)*stride + extent - 2*(extent//2 if "same"
+        else 0) + output_padding.
         """
         stride, extent = self.strides[axis], self.dilation_rate[axis] * (self.kernel_size[axis] - 1) + 1
         given = None if self.output_padding is None else self.output_padding[axis]
@@ -351,10 +370,12 @@ class Conv1DTranspose(_ConvTranspose):
 
 
 class Conv2DTranspose(_ConvTranspose):
-    """The gradient of Conv2D with respect to its input, used forwards: every input pixel adds a scaled filter to the output.
+    """The gradient of Conv2D with respect to its input, used forwards: every input pixel adds a scaled filter to the
+    output.
 
-    Shapes: input (N, H, W, C), kernel (R, S, filters/groups, C), output (N, P, Q, filters); "valid" gives P = H*stride + max(R - stride, 0),
-        "same" P = H*stride; padding in pixels P = (H-1)*stride - top - bottom + dilation*(R-1) + output_padding + 1, as torch.
+    Shapes: input (N, H, W, C), kernel (R, S, filters/groups, C), output (N, P, Q, filters); "valid" gives P = H*stride
+        + max(R - stride, 0), "same" P = H*stride; padding in pixels P = (H-1)*stride - top - bottom + dilation*(R-1) +
+        output_padding + 1, as torch.
     Arguments: output_padding: pixels more at the bottom and right, less than strides; others as Conv2D.
     Errors: ShapeError with the sizes, Unsupported for unknown words.
     Source: keras.layers.Conv2DTranspose (as computed by TensorFlow); padding in pixels as torch.nn.ConvTranspose2d.

@@ -17,8 +17,8 @@ class Dense(Layer):
     """A fully connected layer: y = activation(x @ kernel + bias), over the last axis.
 
     Shapes: input (N, ..., F), kernel (F, units), output (N, ..., units).
-    Arguments: activation: a name as in Activation. use_bias: add one number per unit. flatten_shape: the (H, W, C) that was flattened into F,
-        where weight files hold it in the order C, H, W (torch's).
+    Arguments: activation: a name as in Activation. use_bias: add one number per unit. flatten_shape: the (H, W, C) that
+        was flattened into F, where weight files hold it in the order C, H, W (torch's).
     Errors: ShapeError with both sizes; DTypeError, Unsupported for wrong arguments.
     Source: keras.layers.Dense.
 
@@ -58,8 +58,9 @@ class Dense(Layer):
 class Activation(Layer):
     """Apply a function to every value.
 
-    Names: relu, relu6, silu (swish), sigmoid, hard_swish (hard_silu), hard_sigmoid, gelu (exact; gelu_tanh approximates), tanh, elu, leaky_relu
-        (slope 0.2), softplus, exponential (exp), linear; softmax and log_softmax work over the last axis.
+    Names: relu, relu6, silu (swish), sigmoid, hard_swish (hard_silu), hard_sigmoid, gelu (exact; gelu_tanh
+        approximates), tanh, elu, leaky_relu (slope 0.2), softplus, exponential (exp), linear; softmax and log_softmax
+        work over the last axis.
     Shapes: output as input.
     Errors: Unsupported, with the names there are.
     Source: keras.layers.Activation.
@@ -89,7 +90,9 @@ class ReLU(Layer):
     array([[-1.,  3.,  6.]], dtype=float32)
     """
 
-    def __init__(self, max_value: float | None = None, negative_slope: float = 0.0, threshold: float = 0.0, **base: Any):
+    def __init__(
+        self, max_value: float | None = None, negative_slope: float = 0.0, threshold: float = 0.0, **base: Any
+    ):
         super().__init__(**base)
         self.max_value = None if max_value is None else number("max_value", max_value)
         self.negative_slope = number("negative_slope", negative_slope)
@@ -175,7 +178,9 @@ class Softmax(Layer):
         perm = [*range(rank)]
         perm[axis], perm[-1] = perm[-1], perm[axis]  # its own inverse
         y = graph.add("transpose", [x], {"perm": tuple(perm)}, name="transpose")
-        return graph.add("transpose", [graph.add("softmax", [y], {"log": False})], {"perm": tuple(perm)}, name="transpose_back")
+        return graph.add(
+            "transpose", [graph.add("softmax", [y], {"log": False})], {"perm": tuple(perm)}, name="transpose_back"
+        )
 
 
 class Dropout(Layer):
@@ -205,11 +210,12 @@ class Dropout(Layer):
 class Rescaling(Layer):
     """y = x * scale + offset; scale and offset are numbers, or one per channel.
 
-    Shapes: output as input. Errors: ShapeError if their number is not that of the channels, DTypeError if they are no numbers.
+    Shapes: output as input. Errors: ShapeError if their number is not that of the channels, DTypeError if they are no
+        numbers.
     Source: keras.layers.Rescaling.
 
-    >>> Rescaling(1 / 255)(np.array([[0, 51, 255]], "f4"))
-    array([[0. , 0.2, 1. ]], dtype=float32)
+    >>> Rescaling(1 / 128, -1)(np.array([[0, 128, 192]], "f4"))
+    array([[-1. ,  0. ,  0.5]], dtype=float32)
     """
 
     def __init__(self, scale: float | Sequence[float], offset: float | Sequence[float] = 0.0, **base: Any):
@@ -234,5 +240,7 @@ def _numbers(what: str, value: Any) -> float | tuple[float, ...]:
 def image_axis(what: str, axis: int, rank: int) -> int:
     """An axis counted as Keras does, with the batch axis as number 0, as an axis of one image."""
     if axis == 0 or not -rank <= axis <= rank:
-        raise ShapeError(f"{what}: axis={axis}, want 1 to {rank} or -1 to -{rank} (0 is the batch) for an input of {rank} dimensions")
+        raise ShapeError(
+            f"{what}: axis={axis}, want 1 to {rank} or -1 to -{rank} (0 is the batch) for an input of {rank} dimensions"
+        )
     return axis - 1 if axis > 0 else axis + rank

@@ -113,7 +113,8 @@ class Average(_Merge):
 class Concatenate(_Merge):
     """Tensors side by side.
 
-    Shapes: inputs equal but for one axis; the output has the sum there. axis: -1 (channels) or counted with the batch axis as 0, as in Keras.
+    Shapes: inputs equal but for one axis; the output has the sum there. axis: -1 (channels) or counted with the batch
+        axis as 0, as in Keras.
     Errors: ShapeError with the shapes that differ.
     Source: keras.layers.Concatenate.
 

@@ -12,11 +12,13 @@ from .core import image_axis
 
 
 class BatchNormalization(Layer):
-    """Shift and scale every channel by statistics kept from training: y = (x - moving_mean) / sqrt(moving_variance + epsilon) * gamma + beta.
+    """Shift and scale every channel by statistics kept from training: y = (x - moving_mean) / sqrt(moving_variance +
+    epsilon) * gamma + beta.
 
-    Shapes: input (N, ..., C), four parameters of shape (C,), output as input. After a convolution or a dense layer it costs nothing: it is folded
-        into the weights when a plan is made.
-    Arguments: axis: the last one. momentum: the share of the old statistics in an update (Keras; torch's momentum is one minus this).
+    Shapes: input (N, ..., C), four parameters of shape (C,), output as input. After a convolution or a dense layer it
+        costs nothing: it is folded into the weights when a plan is made.
+    Arguments: axis: the last one. momentum: the share of the old statistics in an update (Keras; torch's momentum is
+        one minus this).
         center, scale: whether there are beta and gamma. *_initializer: as in convkern.initializers.
     Errors: Unsupported for another axis, ShapeError for a negative epsilon.
     Source: keras.layers.BatchNormalization (epsilon 1e-3; torch's is 1e-5).
@@ -68,7 +70,9 @@ class BatchNormalization(Layer):
             "mean": self.params["moving_mean"],
             "var": self.params["moving_variance"],
         }
-        return graph.add("batch_norm", inputs, {"eps": self.epsilon}, params)
+        return graph.add(
+            "batch_norm", inputs, {"eps": self.epsilon}, {k: p for k, p in params.items() if p is not None}
+        )
 
 
 class LayerNormalization(Layer):
@@ -115,7 +119,8 @@ class LayerNormalization(Layer):
 
 
 class LocalResponseNormalization(Layer):
-    """Divide every value by (k + alpha/size * the sum of squares over `size` neighbouring channels) ** beta (AlexNet, 2012, section 3.3).
+    """Divide every value by (k + alpha/size * the sum of squares over `size` neighbouring channels) ** beta (AlexNet,
+    2012, section 3.3).
 
     Shapes: output as input. Note that alpha is divided by size, as in torch; AlexNet's paper writes alpha itself.
     Errors: ShapeError for a size below 1.
@@ -146,4 +151,6 @@ def _epsilon(value: Any) -> float:
 
 def _need_last_axis(what: str, axis: int, shape: OpenShape) -> None:
     if image_axis(what, axis, len(shape)) != len(shape) - 1:
-        raise Unsupported(f"{what}: axis={axis} of an input of {len(shape)} dimensions; only the last axis (-1, the channels) is supported")
+        raise Unsupported(
+            f"{what}: axis={axis} of an input of {len(shape)} dimensions; only the last (-1, the channels) is supported"
+        )

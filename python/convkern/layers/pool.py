@@ -1,6 +1,7 @@
 """Pooling layers: maxima and averages over windows, over adaptive windows and over whole images.
 
-"same" leaves the padding out of averages, as Keras does; count_include_pad=True counts explicit padding in, as torch does.
+"same" leaves the padding out of averages, as Keras does; count_include_pad=True counts explicit padding in, as torch
+does.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class _Pool(Layer):
         self.data_format = check_data_format(data_format)
         self.ceil_mode = bool(ceil_mode)
         if ceil_mode and padding == "same":
-            raise ShapeError(f"{type(self).__name__}: ceil_mode says nothing with padding='same'; give padding in pixels")
+            raise ShapeError(
+                f"{type(self).__name__}: ceil_mode says nothing with padding='same'; give padding in pixels"
+            )
 
     def lower(self, graph: Graph, inputs: list[int]) -> int:
         sizes = graph.shapes[inputs[0]][:-1]
@@ -99,8 +102,8 @@ class MaxPool2D(_MaxPool):
     """The maximum of each window, channel by channel.
 
     Shapes: (N, H, W, C) to (N, P, Q, C); "valid" gives P = (H - R)//stride + 1, "same" P = ceil(H/stride).
-    Arguments: pool_size, strides (None: pool_size), dilation: pixels, one integer or two. padding: "valid", "same" or pixels as for Conv2D, up to
-        the window less one. ceil_mode: a last window may hang over the edge, as in torch.
+    Arguments: pool_size, strides (None: pool_size), dilation: pixels, one integer or two. padding: "valid", "same" or
+        pixels as for Conv2D, up to the window less one. ceil_mode: a last window may hang over the edge, as in torch.
     Errors: ShapeError with the sizes; DTypeError, Unsupported for wrong arguments.
     Source: keras.layers.MaxPooling2D; padding in pixels and ceil_mode as torch.nn.MaxPool2d.
 
@@ -141,8 +144,8 @@ class AveragePool1D(_AveragePool):
 class AveragePool2D(_AveragePool):
     """The mean of each window, channel by channel.
 
-    Shapes and arguments as MaxPool2D (without dilation); count_include_pad: None or False divides by the pixels of the image in the window
-        (Keras), True by those of the padded image (torch).
+    Shapes and arguments as MaxPool2D (without dilation); count_include_pad: None or False divides by the pixels of the
+        image in the window (Keras), True by those of the padded image (torch).
     Errors: ShapeError with the sizes; DTypeError, Unsupported for wrong arguments.
     Source: keras.layers.AveragePooling2D; torch.nn.AvgPool2d for the additions.
 
@@ -181,7 +184,8 @@ class _AdaptivePool(Layer):
 
 
 class AdaptiveAveragePool1D(_AdaptivePool):
-    """The means of output_size windows that cover a sequence: (N, L, C) to (N, output_size, C). As AdaptiveAveragePool2D.
+    """The means of output_size windows that cover a sequence: (N, L, C) to (N, output_size, C). As
+    AdaptiveAveragePool2D.
 
     Source: torch.nn.AdaptiveAvgPool1d.
 
@@ -194,7 +198,8 @@ class AdaptiveAveragePool1D(_AdaptivePool):
 
 
 class AdaptiveAveragePool2D(_AdaptivePool):
-    """The means of windows chosen so that the output has a given size: window i reads pixels floor(i*H/P) to ceil((i+1)*H/P).
+    """The means of windows chosen so that the output has a given size: window i reads pixels floor(i*H/P) to
+    ceil((i+1)*H/P).
 
     Shapes: (N, H, W, C) to (N, P, Q, C) with (P, Q) = output_size, one integer or two.
     Errors: ShapeError, DTypeError for a wrong size.
@@ -222,7 +227,8 @@ class AdaptiveAveragePool3D(_AdaptivePool):
 
 
 class AdaptiveMaxPool1D(_AdaptivePool):
-    """The maxima of output_size windows that cover a sequence: (N, L, C) to (N, output_size, C). As AdaptiveAveragePool2D.
+    """The maxima of output_size windows that cover a sequence: (N, L, C) to (N, output_size, C). As
+    AdaptiveAveragePool2D.
 
     Source: torch.nn.AdaptiveMaxPool1d.
 

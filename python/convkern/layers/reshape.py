@@ -18,7 +18,8 @@ Pads = int | Sequence[int] | Sequence[Sequence[int]]
 class Flatten(Layer):
     """All values of an image in one row, channels fastest: (N, H, W, C) to (N, H*W*C). No copy is made.
 
-    Source: keras.layers.Flatten. (torch flattens in the order C, H, W; weight files are permuted when read and written.)
+    Source: keras.layers.Flatten. (torch flattens in the order C, H, W; weight files are permuted when read and
+        written.)
 
     >>> from convkern.layers import Input
     >>> Flatten()(Input((7, 7, 512))).shape
@@ -113,7 +114,8 @@ class _Cropping(_Border):
 
 
 class ZeroPadding1D(_ZeroPadding):
-    """Zeros before and after a sequence: (N, L, C) to (N, L + padding, C). padding: one integer or (before, after), in steps.
+    """Zeros before and after a sequence: (N, L, C) to (N, L + padding, C). padding: one integer or (before, after), in
+    steps.
 
     Source: keras.layers.ZeroPadding1D.
 
@@ -129,7 +131,8 @@ class ZeroPadding2D(_ZeroPadding):
     """Zeros around an image.
 
     Shapes: (N, H, W, C) to (N, H + top + bottom, W + left + right, C). padding: one integer, (vertical, horizontal), or
-        ((top, bottom), (left, right)), in pixels. In front of a convolution or an average it costs nothing: it becomes that layer's padding.
+        ((top, bottom), (left, right)), in pixels. In front of a convolution or an average it costs nothing: it becomes
+        that layer's padding.
     Errors: ShapeError, DTypeError for wrong amounts.
     Source: keras.layers.ZeroPadding2D.
 
@@ -228,8 +231,8 @@ class UpSampling1D(Layer):
 class UpSampling2D(Layer):
     """An image enlarged by whole factors.
 
-    Shapes: (N, H, W, C) to (N, H*size[0], W*size[1], C). interpolation: "nearest" repeats pixels; "bilinear" and "bicubic" (a = -0.75, as torch)
-        interpolate between pixel centres.
+    Shapes: (N, H, W, C) to (N, H*size[0], W*size[1], C). interpolation: "nearest" repeats pixels; "bilinear" and
+        "bicubic" (a = -0.75, as torch) interpolate between pixel centres.
     Errors: ShapeError, DTypeError for a wrong size, Unsupported for another interpolation.
     Source: keras.layers.UpSampling2D.
 
@@ -249,7 +252,9 @@ class UpSampling2D(Layer):
     def lower(self, graph: Graph, inputs: list[int]) -> int:
         h, w, _ = graph.shapes[inputs[0]]
         mode = "nearest" if self.interpolation == "nearest" else _MODES[self.interpolation]
-        return graph.add("resize", inputs, {"out": (h * self.size[0], w * self.size[1]), "mode": mode, "align_corners": False})
+        return graph.add(
+            "resize", inputs, {"out": (h * self.size[0], w * self.size[1]), "mode": mode, "align_corners": False}
+        )
 
 
 class UpSampling3D(Layer):
@@ -278,9 +283,10 @@ class Resizing(Layer):
     """An image resized to height x width pixels.
 
     Shapes: (N, H, W, C) to (N, height, width, C).
-    Arguments: interpolation: "bilinear", "nearest" or "bicubic" (a = -0.75, as torch), between pixel centres, without smoothing first.
-        crop_to_aspect_ratio: cut the centre to the wanted ratio first, instead of distorting. pad_to_aspect_ratio: add a border of
-        fill_value instead.
+    Arguments: interpolation: "bilinear", "nearest" or "bicubic" (a = -0.75, as torch), between pixel centres, without
+        smoothing first.
+        crop_to_aspect_ratio: cut the centre to the wanted ratio first, instead of distorting. pad_to_aspect_ratio: add
+        a border of fill_value instead.
     Errors: ShapeError, DTypeError for wrong sizes, Unsupported for another interpolation.
     Source: keras.layers.Resizing.
 

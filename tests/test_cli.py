@@ -175,7 +175,7 @@ def test_the_demo_recognises_what_is_on_the_photos(run):
 def test_errors_are_one_line_and_exit_code_2(run, argv, words, weights):
     if argv[0] == "classify":
         argv += ["--model", "squeezenet1_1", "--weights", weights]
-    code, out, err = run(*argv)
+    code, _, err = run(*argv)
     assert code == 2 and err.startswith("convkern: ") and err.count("\n") == 1
     assert all(word in err for word in words)
 

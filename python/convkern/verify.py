@@ -144,10 +144,11 @@ def _conv(rng: np.random.Generator) -> Case:
         dilation = tuple(int(_pick(rng, 1, 1, 1, 2)) for _ in size)
         lo, hi = (tuple(int(rng.integers(0, r + 1)) if r > 1 else 0 for r in window) for _ in range(2))
         transposed = rng.random() < 0.2
+        sides = zip(size, window, stride, lo, hi, dilation)
         if transposed:
-            out = [conv_transpose_size(*one, 0) for one in zip(size, window, stride, lo, hi, dilation)]
+            out = [conv_transpose_size(n, r, s, before, after, d, 0) for n, r, s, before, after, d in sides]
         else:
-            out = [conv_size(*one) for one in zip(size, window, stride, lo, hi, dilation)]
+            out = [conv_size(n, r, s, before, after, d) for n, r, s, before, after, d in sides]
         groups = int(_pick(rng, 1, 1, 1, 2, 4, 32))
         c, k = (groups * int(_pick(rng, 1, 3, 4, 8, 17)) for _ in range(2))
         if rng.random() < 0.25:  # depthwise, with a multiplier

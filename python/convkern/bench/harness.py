@@ -105,8 +105,9 @@ def cache_bytes() -> int:
     """Size of the last-level cache in bytes; 32 MiB where the system does not say."""
     sizes = [0]
     for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        number, unit = re.fullmatch(r"(\d+)([KMG]?)\s*", file.read_text()).groups()
-        sizes.append(int(number) << {"": 0, "K": 10, "M": 20, "G": 30}[unit])
+        size = re.match(r"(\d+)([KMG]?)", file.read_text())
+        if size:
+            sizes.append(int(size[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[size[2]])
     return max(sizes) or 32 << 20
 
 
@@ -147,9 +148,10 @@ def machine() -> dict[str, Any]:
 
 def _cpu_name() -> str:
     try:
-        return re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE).group(1)
-    except (OSError, AttributeError):
-        return platform.processor() or "unknown"
+        name = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        name = None
+    return name[1] if name else platform.processor() or "unknown"
 
 
 def _git(*words: str) -> str:

@@ -180,12 +180,13 @@ def from_graph(graph: Graph) -> list[ConvShape]:
             continue
         h, w, c = shape
         kernel, attrs = node.params["kernel"], node.attrs
+        vertical, horizontal = attrs.get("padding") or ((0, 0), (0, 0))
         r, s = kernel.shape[:2]
         layer = ConvShape(
             name="",
             **dict(h=h, w=w, c=c, k=graph.shapes[node.output][-1], r=r, s=s),
             stride=tuple(attrs.get("strides") or (1, 1)),
-            pad=tuple(tuple(pair) for pair in attrs.get("padding") or ((0, 0), (0, 0))),
+            pad=(vertical, horizontal),
             dil=tuple(attrs.get("dilation") or (1, 1)),
             groups=c if node.op == "depthwise" else attrs.get("groups", 1),
         )

@@ -128,7 +128,7 @@ def _pool(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: b
 
 def _adaptive_pool(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
     rank = len(graph.shapes[node.inputs[0]]) - 1
-    pools = {
+    pools: dict[str, tuple[Op, ...]] = {
         "max": (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
         "avg": (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
     }
@@ -184,7 +184,9 @@ def _binary(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free:
         raise Unsupported(f"{node.name}: operands of different ranks, {left} and {right}, have no PyTorch peer")
     if node.attrs["kind"] == "add" and free and left == right:
         return lambda a, b: a.add_(b)
-    ops = dict(add=torch.add, sub=torch.sub, mul=torch.mul, div=torch.div, max=torch.maximum, min=torch.minimum)
+    ops: dict[str, Op] = dict(
+        add=torch.add, sub=torch.sub, mul=torch.mul, div=torch.div, max=torch.maximum, min=torch.minimum
+    )
     return ops[node.attrs["kind"]]
 
 

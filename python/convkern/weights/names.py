@@ -15,7 +15,7 @@ names and layouts ("conv2d/kernel"), so that any model can be written and read b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Slot(NamedTuple):
 
     param: Param
     layout: str
-    flat: Shape | None = None
+    flat: tuple[Any, ...] | None = None
 
     @property
     def shape(self) -> Shape:
@@ -77,11 +77,9 @@ class Slot(NamedTuple):
         if self.layout == "conv":
             array = array.transpose(*spatial, 1, 0)
         elif self.layout == "depthwise":
-            channels = self.param.shape[-2:]
-            array = array.reshape(*channels, *array.shape[2:]).transpose(*spatial, 0, 1)
+            array = array.reshape(*self.param.shape[-2:], *array.shape[2:]).transpose(*spatial, 0, 1)
         elif self.flat:
-            height, width, channels = self.flat
-            array = array.reshape(-1, channels, height, width).transpose(2, 3, 1, 0)
+            array = array.reshape(-1, self.flat[2], *self.flat[:2]).transpose(2, 3, 1, 0)
         elif self.layout == "dense":
             array = array.T
         # A copy in any case: of a mapped file that could be overwritten, of floats that are wider or narrower.
@@ -177,7 +175,7 @@ def slots(model: Model) -> dict[str, Slot]:
     return found
 
 
-def _layout(layer: Layer, key: str) -> tuple[str, Shape | None]:
+def _layout(layer: Layer, key: str) -> tuple[str, tuple[Any, ...] | None]:
     from ..layers import Dense, DepthwiseConv1D, DepthwiseConv2D
 
     if not key.endswith("kernel"):

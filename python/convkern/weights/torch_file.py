@@ -25,8 +25,8 @@ import mmap
 import pickletools
 import zipfile
 import zlib
-from collections.abc import Callable
-from typing import IO, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ MAX_DIMS = 32
 WRAPPERS = ("state_dict", "model_state_dict", "model", "params")
 
 # torch's storage class -> element type in the file. NumPy has no bfloat16: its 16 bits are widened to float32, exactly.
-ELEMENTS = {
+ELEMENTS: dict[str, np.dtype[Any]] = {
     "torch.DoubleStorage": np.dtype("<f8"),
     "torch.FloatStorage": np.dtype("<f4"),
     "torch.HalfStorage": np.dtype("<f2"),
@@ -70,11 +70,11 @@ class Name(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """A persistent id: `count` elements of a torch storage class, kept under `key`."""
+    """A persistent id: `length` elements of a torch storage class, kept under `key`."""
 
     kind: str
     key: str
-    count: int
+    length: int
 
 
 class Tensor(NamedTuple):
@@ -89,8 +89,8 @@ class Tensor(NamedTuple):
 # --- the pickle ---
 
 
-def unpickle(file: IO[bytes] | mmap.mmap, what: str) -> Any:
-    """Interpret one pickle from the file's position and leave the position behind it.
+def unpickle(file: Any, what: str) -> Any:
+    """Interpret one pickle from the (binary or mapped) file's position and leave the position behind it.
 
     Returns None, bool, int, float, str, bytes, list, tuple, dict, `Name`, `Storage` or `Tensor`.
     Raises: WeightsError with the byte's position and what stands there.
@@ -99,9 +99,10 @@ def unpickle(file: IO[bytes] | mmap.mmap, what: str) -> Any:
     outer: list[list[Any]] = []  # stacks put aside by MARK
     memo: dict[int, Any] = {}
     position, opcode = 0, "PROTO"
+    steps: Iterator[tuple[Any, Any, Any]] = pickletools.genops(file)
     try:
-        for count, (code, arg, at) in enumerate(pickletools.genops(file)):
-            position, opcode = at or 0, code.name
+        for count, (code, arg, at) in enumerate(steps):
+            position, opcode = at, code.name
             if count == 0 and opcode != "PROTO":
                 raise WeightsError(f"starts with {opcode}, not with a protocol of 2 or later")
             if count >= MAX_OPCODES:
@@ -305,10 +306,10 @@ class _Arrays:
             return self.elements[storage]
         dtype = ELEMENTS[storage.kind]
         first, room = self.locate(storage)
-        size = storage.count * dtype.itemsize
+        size = storage.length * dtype.itemsize
         if size > room or first + size > self.bytes.size:
             raise WeightsError(
-                f"storage {_short(storage.key)} needs {size} bytes ({storage.count} {storage.kind}), there are {room}"
+                f"storage {_short(storage.key)} needs {size} bytes ({storage.length} {storage.kind}), there are {room}"
             )
         raw = self.bytes[first : first + size]
         if storage.kind in ("torch.BFloat16Storage", "torch.BoolStorage") or first % dtype.itemsize:
@@ -338,8 +339,8 @@ class _Arrays:
         if 0 in shape:
             return np.empty(shape, elements.dtype)
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides))
-        if last >= storage.count:
-            raise WeightsError(f"{what}: reaches element {last} of a storage of {storage.count}")
+        if last >= storage.length:
+            raise WeightsError(f"{what}: reaches element {last} of a storage of {storage.length}")
         step = elements.itemsize
         byte_strides = [stride * step if size > 1 else step for size, stride in zip(shape, strides)]
         return np.ndarray(shape, elements.dtype, buffer=elements, offset=offset * step, strides=byte_strides)
@@ -408,9 +409,9 @@ def read_legacy(file: mmap.mmap) -> dict[str, np.ndarray]:
         if storage is None:
             raise WeightsError(f"storage {_short(key)} belongs to no tensor, so its length is unknown")
         count = int.from_bytes(file[at : at + 8], "little")
-        if count != storage.count:
+        if count != storage.length:
             raise WeightsError(
-                f"storage {_short(key)} has {count} elements at byte {at}, {storage.count} were announced"
+                f"storage {_short(key)} has {count} elements at byte {at}, {storage.length} were announced"
             )
         size = count * ELEMENTS[storage.kind].itemsize
         if at + 8 + size > len(file):

@@ -1,0 +1,100 @@
+# Makefile: one command for each thing that is done with this repository. Everything goes into .venv and build/; nothing outside changes.
+#
+#   make demo         build, install with the demo's weights and photos, classify three photos, time ResNet-50 layer by layer
+#   make test         build, install with the reference (torch), run the whole suite          (ARGS="-k conv -x" goes to pytest)
+#   make lint         ruff, clang-format, mypy          make format    let ruff and clang-format rewrite the files
+#   make wheel        dist/*.whl                        make wheel-check    ... tried where there is no compiler and nothing but its needs
+#   make asan         the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make stubs        write python/convkern/_core.pyi anew       make check-build    it is current; the objects keep to their ISA
+#   make dev          an editable install with all tools and the pre-commit hooks
+#   make clean        remove build/, dist/ and .venv
+#
+# PYTHON=python3.12 makes .venv with another Python; PIP_ARGS goes to every pip install (an index, --no-index ...).
+
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+SOURCES := CMakeLists.txt pyproject.toml constraints.txt README.md \
+           $(shell find csrc python -type f ! -name '*.so' ! -name '*.pyc' ! -name '.*')
+CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h')
+WHEEL_LIMIT := 5000000
+
+.PHONY: demo test lint format wheel wheel-check asan stubs check-build dev clean
+.DELETE_ON_ERROR:
+
+demo: .venv/demo.stamp
+	$(BIN)/convkern demo
+	$(BIN)/convkern bench resnet50
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/tools.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	$(BIN)/mypy
+
+format: .venv/tools.stamp
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+wheel: .venv/tools.stamp
+	rm -rf dist
+	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps $(PIP_ARGS) -w dist .
+	$(BIN)/auditwheel show dist/*.whl
+
+# The venv has numpy, safetensors and the wheel; PATH has the venv alone, so that no compiler can be found.
+wheel-check: wheel
+	test $$(stat -c %s dist/*.whl) -le $(WHEEL_LIMIT)
+	$(PYTHON) -m venv --clear build/bare
+	build/bare/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) --only-binary :all: dist/*.whl
+	build/bare/bin/python -m pip list --disable-pip-version-check
+	cd build/bare && env -i PATH="$$PWD/bin" bin/convkern info
+	cd build/bare && env -i PATH="$$PWD/bin" bin/convkern verify
+	cd build/bare && env -i PATH="$$PWD/bin" CONVKERN_ISA=base bin/convkern summary vgg16 --input 224
+
+# Everything that reaches C++ with odd shapes. Python itself leaks on purpose, and torch's own threads are not instrumented.
+asan: .venv/test.stamp
+	rm -rf build/asan
+	CONVKERN_SANITIZE=ON $(INSTALL) -C build-dir=build/asan-objects -C install.strip=false --no-deps --target build/asan .
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/asan \
+	$(BIN)/python -m pytest -p no:cacheprovider $(or $(ARGS),tests/test_kernels.py tests/test_plan.py tests/test_weights.py)
+
+stubs: .venv/test.stamp .venv/tools.stamp
+	$(BIN)/python tools/stubs.py --write
+
+check-build: .venv/test.stamp .venv/tools.stamp
+	$(BIN)/python tools/stubs.py
+	$(BIN)/python tools/check_symbols.py build
+
+dev: .venv/tools.stamp
+	$(INSTALL) -e '.[test,dev]'
+	$(BIN)/pre-commit install
+	touch .venv/test.stamp .venv/demo.stamp
+
+clean:
+	rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache
+
+# What stands in .venv. A stamp is younger than everything that the installed package is made of.
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found: install Python 3.10 or later, or name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) tools/check_machine.py
+	$(PYTHON) -m venv .venv
+
+.venv/demo.stamp: .venv/bin/python $(SOURCES)
+	$(INSTALL) '.[demo]'
+	@touch $@
+
+.venv/test.stamp: .venv/bin/python $(SOURCES)
+	$(INSTALL) '.[test]'
+	@touch $@ .venv/demo.stamp
+
+.venv/tools.stamp: .venv/bin/python constraints.txt
+	$(INSTALL) ruff clang-format mypy auditwheel pybind11-stubgen pre-commit numpy
+	@touch $@

@@ -104,6 +104,20 @@ def test_summary_of_a_saved_model(run, tmp_path):
     assert code == 0 and "mine" in out and "3*2 = 6 + 2 biases" in out
 
 
+def test_a_saved_model_with_open_sizes(run, tmp_path):
+    from convkern import Input, Model
+    from convkern.layers import Conv2D
+
+    image = Input((None, None, 2))
+    Model(image, Conv2D(4, 3)(image)).save(tmp_path / "open.ckn")
+    for size, rows in ((None, 224), ("20x30", 20)):
+        options = [] if size is None else ["--input", size]
+        code, out, _ = run("summary", tmp_path / "open.ckn", *options, "--json")
+        assert code == 0 and json.loads(out)["layers"][0]["output_shape"][0] == rows
+    code, out, _ = run("explain", tmp_path / "open.ckn", "--input", 16, "--json")
+    assert code == 0 and json.loads(out)["steps"][0]["shape_out"] == [1, 14, 14, 4]
+
+
 def test_the_page_on_the_lecture_shows_what_the_code_says():
     spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
     tables = importlib.util.module_from_spec(spec)
@@ -170,6 +184,7 @@ def test_the_demo_recognises_what_is_on_the_photos(run):
         (["bench", "alexnet", "--filter", "nothing"], ["nothing"]),
         (["bench", "alexnet", "--peers", "tensorflow"], ["tensorflow"]),
         (["bench", "compare", "a.json", "b.json"], ["a.json"]),
+        (["models", "--json", "no/such/folder/file.json"], ["no/such/folder"]),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(run, argv, words, weights):

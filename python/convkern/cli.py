@@ -34,7 +34,7 @@ def info(args: argparse.Namespace) -> int:
     kernels: dict[tuple[str, str], list[str]] = {}
     for row in _core.kernels():
         kernels.setdefault((row["family"], row["name"]), []).append(row["isa"])
-    facts = dict(
+    facts: dict[str, Any] = dict(
         version=_core.version(),
         isa=_core.isa(),
         isas=_core.isas(),
@@ -73,9 +73,9 @@ def models(args: argparse.Namespace) -> int:
 
 def summary(args: argparse.Namespace) -> int:
     """Every layer's activations, parameters and multiply-adds, with totals in values and bytes."""
-    model = _model(args)
-    if not _json(args, lambda: model.summary_table()):
-        model.summary(print_fn=print)
+    model, shapes = _model(args.model, args.input)
+    if not _json(args, lambda: model.summary_table(shapes)):
+        model.summary(print_fn=print, input_shape=shapes)
     return 0
 
 
@@ -83,10 +83,9 @@ def explain(args: argparse.Namespace) -> int:
     """The plan of a model: steps, kernels, why they were chosen, workspace, bytes and time."""
     import numpy as np
 
-    model = _model(args)
-    shapes = [tensor.shape for tensor in model.inputs]
+    model, shapes = _model(args.model, args.input)
     inputs = [np.zeros((args.batch, *shape), np.float32) for shape in shapes]
-    plan = model.plan([array.shape[1:] for array in inputs])
+    plan = model.plan(shapes)
     steps = plan.steps()
     times = plan.profile(inputs, threads=args.threads, repeat=args.repeat)
     for step, step_time in zip(steps, times):
@@ -94,7 +93,7 @@ def explain(args: argparse.Namespace) -> int:
     facts = dict(model=args.model, batch=args.batch, steps=steps, arena_bytes=plan.arena_bytes, seconds=sum(times))
     if _json(args, facts):
         return 0
-    model.explain()
+    model.explain(shapes)
     rows = [
         [i, step["label"], step["kernel"], seconds(step["seconds"]), f"{step['seconds'] / facts['seconds']:.1%}"]
         for i, step in sorted(enumerate(steps), key=lambda item: -item[1]["seconds"])[:10]
@@ -231,7 +230,7 @@ def _layers_of(target: str, args: argparse.Namespace) -> list[Any]:
 
     if target in shapefile.names() or target not in list_models():
         return shapefile.load(target)
-    return shapefile.from_graph(_model(argparse.Namespace(model=target, input=args.input)).graph())
+    return shapefile.from_graph(_model(target, args.input)[0].graph())
 
 
 def _bench_models(
@@ -242,7 +241,7 @@ def _bench_models(
 
     columns = None
     for target in args.targets:
-        model = _model(argparse.Namespace(model=target, input=args.input))
+        model, _ = _model(target, args.input)
         for n in args.batch:
             row = whole.run(target, model, n, threads, against, args.seconds, args.rounds)
             peak.measure()
@@ -327,19 +326,26 @@ def verify(args: argparse.Namespace) -> int:
 # What commands share
 
 
-def _model(args: argparse.Namespace) -> Any:
-    """A model by its name, with random weights, or from a file of Model.save."""
-    from . import load_model
-    from .models import get_model, model_info
+def _model(name: str, size: tuple[int, ...] | None) -> tuple[Any, list[tuple[int, ...]]]:
+    """A model by its name, with random weights, or from a file of Model.save; and the shapes of its inputs.
 
-    if os.path.exists(args.model):
-        return load_model(args.model)
-    shape = None
-    if args.input is not None:
-        channels = model_info(args.model).channels
-        shape = (*args.input, *args.input)[:2] if len(args.input) == 1 else args.input
-        shape = (*shape, channels) if len(shape) == 2 else shape
-    return get_model(args.model, input_shape=shape)
+    size: as given by --input; it takes the place of the published size, or of open sizes in a file (224 without it).
+    """
+    from .model import load_model
+    from .models import get_model, list_models, model_info
+
+    if name in list_models() or not os.path.isfile(name):
+        model = get_model(name, input_shape=size and _image_shape(size, model_info(name).channels))
+        return model, [model.input_shape]
+    model = load_model(name)
+    return model, [
+        shape if size is None else _image_shape(size, shape[-1])
+        for shape in (tuple(n or 224 for n in tensor.shape) for tensor in model.inputs)
+    ]
+
+
+def _image_shape(size: tuple[int, ...], channels: int) -> Any:
+    return {1: (*size, *size, channels), 2: (*size, channels)}.get(len(size), size)
 
 
 def _images(paths: Sequence[str]) -> Iterator[Path]:
@@ -365,7 +371,10 @@ def _json(args: argparse.Namespace, facts: Any) -> bool:
     if args.json == "-":
         print(text)
         return True
-    Path(args.json).write_text(text + "\n", "utf-8")
+    try:
+        Path(args.json).write_text(text + "\n", "utf-8")
+    except OSError as error:
+        raise DataError(f"--json: {error}") from None
     return False
 
 
@@ -500,6 +509,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except ConvkernError as error:
+        _complain(f"error: {error}")
+        return 2
+    except ImportError as error:
+        if error.__cause__ is None:  # not one that says which package to install
+            raise
         _complain(f"error: {error}")
         return 2
     except KeyboardInterrupt:  # arrives between two calls of the compiled module

@@ -335,7 +335,7 @@ def _model(name: str, size: tuple[int, ...] | None) -> tuple[Any, list[tuple[int
     from .models import get_model, list_models, model_info
 
     if name in list_models() or not os.path.isfile(name):
-        model = get_model(name, input_shape=size and _image_shape(size, model_info(name).channels))
+        model = get_model(name, input_shape=_image_shape(size, model_info(name).channels) if size else None)
         return model, [model.input_shape]
     model = load_model(name)
     return model, [

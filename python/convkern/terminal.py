@@ -14,9 +14,9 @@ class Columns:
 
     >>> table = Columns([("layer", -8), ("ms", 6)])
     >>> print(table.head())
-    layer        ms
+    layer         ms
     >>> print(table.row("conv1", 1.25))
-    conv1      1.25
+    conv1       1.25
     """
 
     def __init__(self, spec: Iterable[tuple[str, int]]):

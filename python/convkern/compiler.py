@@ -184,7 +184,7 @@ class _Lowering:
         """The node's kernel as the plan's (T,R,S,C/G,K), with a folded scale; from the model's cache if up to date."""
         kernel = node.params["kernel"]
         sources = (kernel, *node.attrs.get("folded", ()))
-        names = tuple(source if isinstance(source, float) else id(source) for source in sources)
+        names = tuple(source if isinstance(source, (int, float)) else id(source) for source in sources)
         versions = tuple(source.version if isinstance(source, Param) else 0 for source in sources)
         key = (layout, self.dtype.name, *names)
         known = self.cache.get(key)

@@ -37,7 +37,7 @@ def _conv(
         raise ShapeError(f"{op}: got a weight of shape {w.shape}, want {rank + 2} dimensions")
     if min(w.shape) < 1:
         raise ShapeError(f"{op}: got a weight of shape {w.shape}; every size must be at least 1")
-    strides, dilations = ints(stride, rank, "stride", 1), ints(dilation, rank, "dilation", 1)
+    strides, dilations = ints(stride, rank, f"{op}: stride", 1), ints(dilation, rank, f"{op}: dilation", 1)
     groups = one_int(groups, "groups")
     window = w.shape[2:]
     if groups < 1 or w.shape[0] % groups:
@@ -56,9 +56,9 @@ def _conv(
     if isinstance(padding, str) and not transposed:
         lo, hi = _named_padding(op, padding, window, strides, dilations)
     else:
-        lo = hi = ints(padding, rank, "padding")
+        lo = hi = ints(padding, rank, f"{op}: padding")
     if transposed:
-        extra = ints(output_padding, rank, "output_padding")
+        extra = ints(output_padding, rank, f"{op}: output_padding")
         if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations)):
             raise ShapeError(
                 f"{op}: output_padding={extra}, want less than the stride {strides} or the dilation {dilations}"

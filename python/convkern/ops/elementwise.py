@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
 from ..arrays import asarray
 from ..errors import ShapeError, Unsupported
-from .common import MAX_ELEMENTS, Array, back, dense_order, flat, no_inplace, start
+from .common import MAX_ELEMENTS, Array, back, dense_order, flat, new_plan, no_inplace, start
 
 
 def _elementwise(op: str, input: Array, threads: int, a: float = 0.0, b: float = 0.0) -> np.ndarray:
@@ -190,12 +189,13 @@ def _binary(op: str, kind: str, input: Array, other: Any, threads: int) -> np.nd
         return np.empty(shape, a.dtype)
     if math.prod(shape) > MAX_ELEMENTS:
         raise ShapeError(f"{op}: a result of shape {shape} overflows")
-    plan = _core.Plan(a.dtype.name)
+    plan = new_plan(a.dtype)
     order = dense_order(a)
     if a.shape == b.shape and order == dense_order(b):
         a5, b5 = (flat(np.ascontiguousarray(v.transpose(order))) for v in (a, b))
     else:
-        order = dense_order(a if a.shape == shape else b)
+        full = a if a.shape == shape else b
+        order = dense_order(full) if full.shape == shape else tuple(range(len(shape)))
         a5, b5 = _broadcastable(op, a, shape, order), _broadcastable(op, b, shape, order)
     y = plan.binary(plan.input(a5.shape[1:]), plan.input(b5.shape[1:]), kind, label=op)
     plan.finish([y])
@@ -206,9 +206,7 @@ def _broadcastable(op: str, x: np.ndarray, shape: tuple[int, ...], order: tuple[
     """x as (N,D,H,W,C); the kernel broadcasts sizes of 1, except along N, where a stride of 0 does it."""
     if len(shape) > 5:
         raise Unsupported(f"{op}: broadcasting to {len(shape)} dimensions {shape}; at most 5 are served")
-    x = x.reshape((1,) * (len(shape) - x.ndim) + x.shape)
-    if len(order) == len(shape):
-        x = x.transpose(order)
+    x = x.reshape((1,) * (len(shape) - x.ndim) + x.shape).transpose(order)
     x = x[(None,) * (5 - x.ndim)]
     batch = shape[order[0]] if len(shape) == 5 else 1
     return np.broadcast_to(x, (batch, *x.shape[1:]))
@@ -223,20 +221,24 @@ def add(input: Array, other: Any, *, alpha: float = 1, threads: int = 0) -> np.n
     array([[2., 3.],
            [2., 3.]], dtype=float32)
     """
-    if alpha != 1:
-        other = _binary("add", "mul", other, alpha, threads) if not isinstance(other, (int, float)) else other * alpha
-    return _binary("add", "add", input, other, threads)
+    return _binary("add", "add", input, _times(other, alpha, threads), threads)
 
 
-def sub(input: Array, other: Any, *, threads: int = 0) -> np.ndarray:
-    """input - other, with broadcasting; other may be a number.
+def _times(other: Any, alpha: float, threads: int) -> Any:
+    if alpha == 1:
+        return other
+    return other * alpha if isinstance(other, (int, float)) else _binary("mul", "mul", other, alpha, threads)
+
+
+def sub(input: Array, other: Any, *, alpha: float = 1, threads: int = 0) -> np.ndarray:
+    """input - alpha * other, with broadcasting; other may be a number.
 
     Raises: ShapeError if the shapes do not broadcast; DTypeError. Source: torch.sub.
 
     >>> sub(np.ones(2, "f4"), 3)
     array([-2., -2.], dtype=float32)
     """
-    return _binary("sub", "sub", input, other, threads)
+    return _binary("sub", "sub", input, _times(other, alpha, threads), threads)
 
 
 def mul(input: Array, other: Any, *, threads: int = 0) -> np.ndarray:
@@ -250,14 +252,16 @@ def mul(input: Array, other: Any, *, threads: int = 0) -> np.ndarray:
     return _binary("mul", "mul", input, other, threads)
 
 
-def div(input: Array, other: Any, *, threads: int = 0) -> np.ndarray:
+def div(input: Array, other: Any, *, rounding_mode: str | None = None, threads: int = 0) -> np.ndarray:
     """input / other, with broadcasting; other may be a number.
 
-    Raises: ShapeError if the shapes do not broadcast; DTypeError. Source: torch.div.
+    Raises: ShapeError if the shapes do not broadcast; DTypeError; Unsupported for a rounding_mode. Source: torch.div.
 
     >>> div(np.ones(2, "f4"), 4)
     array([0.25, 0.25], dtype=float32)
     """
+    if rounding_mode is not None:
+        raise Unsupported(f"div: rounding_mode={rounding_mode!r}; only true division is served")
     return _binary("div", "div", input, other, threads)
 
 

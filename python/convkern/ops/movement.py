@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
 from ..arrays import as_ndarray, asarray, images
 from ..errors import DTypeError, ShapeError, Unsupported
 from .common import (
@@ -18,6 +17,7 @@ from .common import (
     check_output,
     dense_order,
     finish,
+    new_plan,
     nonempty,
     one_axis,
     one_int,
@@ -57,7 +57,7 @@ def cat(tensors: Sequence[Array], dim: int = 0, *, threads: int = 0) -> np.ndarr
     orders = {dense_order(a) for a in arrays}
     order = orders.pop() if len(orders) == 1 else tuple(range(len(first)))
     at = order.index(dim)
-    plan = _core.Plan(like.name)
+    plan = new_plan(like)
     parts = []
     for a in arrays:
         a = a.transpose(order)
@@ -130,6 +130,9 @@ def pad(
         if mode != "constant":
             raise ShapeError(f"pad: mode {mode!r} of an empty input of shape {x.shape}")
         return np.full(shape, fill, x.dtype)
+    if mode == "circular":  # what is cropped does not come round again
+        x = x[tuple(slice(max(-lo, 0), n + min(hi, 0)) for n, (lo, hi) in zip(x.shape, pairs))]
+        pairs = [(max(lo, 0), max(hi, 0)) for lo, hi in pairs]
     order = dense_order(x)
     moved, moved_pairs = x.transpose(order), [pairs[i] for i in order]
     padded = [i for i, p in enumerate(moved_pairs) if any(p)]

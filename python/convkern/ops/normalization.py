@@ -122,13 +122,13 @@ def local_response_norm(
     Source: torch.nn.functional.local_response_norm; Krizhevsky et al. 2012, sec. 3.3 (alpha there is
         not divided by size).
 
-    >>> local_response_norm(np.ones((1, 3, 1), "f4"), 3, alpha=3.0, beta=1.0, k=1.0)[0, :, 0]
-    array([0.33333334, 0.25      , 0.33333334], dtype=float32)
+    >>> local_response_norm(np.ones((1, 3, 1), "f4"), 3, alpha=3.0, beta=1.0, k=2.0)[0, :, 0].round(3)
+    array([0.25, 0.2 , 0.25], dtype=float32)
     """
     x = asarray(input)
     if x.ndim < 3:
         raise ShapeError(f"local_response_norm: got an input of shape {x.shape}, want 3 dimensions or more")
-    size = ints(size, 1, "size", 1)[0]
+    size = ints(size, 1, "local_response_norm: size", 1)[0]
     im = _along_channels("local_response_norm", x, layout)
     if not x.size:
         return np.empty(x.shape, x.dtype)

@@ -33,12 +33,12 @@ def _pool(
     x = asarray(input)
     im = images(x, rank, layout, op)
     nonempty(op, im)
-    window = ints(kernel_size, rank, "kernel_size", 1)
-    strides = window if stride is None or stride == () else ints(stride, rank, "stride", 1)
-    pads, dilations = ints(padding, rank, "padding"), ints(dilation, rank, "dilation", 1)
+    window = ints(kernel_size, rank, f"{op}: kernel_size", 1)
+    strides = window if stride is None or stride == () else ints(stride, rank, f"{op}: stride", 1)
+    pads, dilations = ints(padding, rank, f"{op}: padding"), ints(dilation, rank, f"{op}: dilation", 1)
     divisor = 0 if divisor_override is None else one_int(divisor_override, "divisor_override")
-    if divisor_override is not None and divisor < 1:
-        raise ShapeError(f"{op}: divisor_override={divisor}, want at least 1")
+    if divisor_override is not None and divisor == 0:
+        raise ShapeError(f"{op}: divisor_override=0, want any other integer")
     if any(2 * p > r for p, r in zip(pads, window)):
         raise ShapeError(f"{op}: padding={pads}, want at most half of the kernel {window}")
     out = [
@@ -57,11 +57,12 @@ def _pool(
         dilation=triple(dilations, 1),
         out=triple(out, 1),
         count_include_pad=bool(count_include_pad),
-        divisor=divisor,
+        divisor=abs(divisor),
         indices=bool(return_indices),
         label=op,
     )
-    return _pooled(plan, y, im, threads)
+    pooled = _pooled(plan, y, im, threads)
+    return pooled if divisor >= 0 else np.negative(pooled, out=pooled)
 
 
 def _pooled(plan: _core.Plan, tensors: Any, im: Images, threads: int) -> Any:
@@ -305,7 +306,7 @@ def _adaptive_pool(
             output_size = [n if size is None else size for n, size in zip(im.spatial, output_size)]
     elif output_size is None:
         raise ShapeError(f"{op}: output_size=None, want an integer or {rank} integers or None")
-    out = ints(output_size, rank, "output_size")
+    out = ints(output_size, rank, f"{op}: output_size")
     if min(out) < 1:  # as torch: nothing to compute
         axes = (len(im.ndhwc), *out, im.channels)
         y = np.empty(axes if im.channels_last else (axes[0], axes[-1], *axes[1:-1]), x.dtype)

@@ -1,4 +1,4 @@
-"""Each layer against PyTorch in float64 or plain NumPy, on integers where every sum is exact; arguments, defaults, errors.
+"""Each layer against PyTorch in float64 or NumPy, on integers where every sum is exact; arguments, defaults, errors.
 
 Keras itself is not a dependency: its conventions ("same", transposed sizes, averages without padding, defaults) are
 restated here from their definitions.
@@ -21,7 +21,59 @@ import tolerance
 from convkern import Input, Model, initializers, layers, set_seed
 from convkern.errors import ConvkernError, DTypeError, ModelError, ShapeError, Unsupported
 from convkern.graph import Param
-from convkern.layers import *  # noqa: F403
+from convkern.layers import (
+    ELU,
+    Activation,
+    AdaptiveAveragePool2D,
+    Add,
+    Average,
+    AveragePool1D,
+    AveragePool2D,
+    AveragePool3D,
+    BatchNormalization,
+    Concatenate,
+    Conv1D,
+    Conv1DTranspose,
+    Conv2D,
+    Conv2DTranspose,
+    Conv3D,
+    Conv3DTranspose,
+    Cropping1D,
+    Cropping2D,
+    Cropping3D,
+    Dense,
+    DepthwiseConv1D,
+    DepthwiseConv2D,
+    Dropout,
+    Flatten,
+    GlobalAveragePool2D,
+    InputLayer,
+    Layer,
+    LayerNormalization,
+    LeakyReLU,
+    LocalResponseNormalization,
+    Maximum,
+    MaxPool1D,
+    MaxPool2D,
+    MaxPool3D,
+    Minimum,
+    Multiply,
+    Permute,
+    ReLU,
+    Rescaling,
+    Reshape,
+    Resizing,
+    SeparableConv1D,
+    SeparableConv2D,
+    Softmax,
+    Subtract,
+    UpSampling1D,
+    UpSampling2D,
+    UpSampling3D,
+    ZeroPadding1D,
+    ZeroPadding2D,
+    ZeroPadding3D,
+)
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -270,8 +322,9 @@ def test_dense(shape, rng):
 
 
 KERAS_ACTIVATIONS = {
-    "relu": F.relu, "relu6": F.relu6, "silu": F.silu, "swish": F.silu, "sigmoid": torch.sigmoid, "hard_swish": F.hardswish,
-    "hard_silu": F.hardswish, "hard_sigmoid": F.hardsigmoid, "gelu": F.gelu, "tanh": torch.tanh, "elu": F.elu,
+    "relu": F.relu, "relu6": F.relu6, "silu": F.silu, "swish": F.silu, "sigmoid": torch.sigmoid,
+    "hard_swish": F.hardswish, "hard_silu": F.hardswish, "hard_sigmoid": F.hardsigmoid, "gelu": F.gelu,
+    "tanh": torch.tanh, "elu": F.elu,
     "gelu_tanh": lambda v: F.gelu(v, approximate="tanh"), "leaky_relu": lambda v: F.leaky_relu(v, 0.2),
     "softplus": F.softplus, "linear": lambda v: v, "exponential": torch.exp, "exp": torch.exp,
 }  # fmt: skip

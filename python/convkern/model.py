@@ -192,8 +192,10 @@ class Model(Layer):
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise ShapeError(f"batch_size: got {batch_size!r}, want an integer of at least 1")
+        batches: Iterable[Any]
+        count: int | None = None
         if isinstance(x, Iterator):
-            batches, count = x, None
+            batches = x
         else:
             arrays = self._checked(self._arranged(x))
             starts = range(0, max(len(arrays[0]), 1), batch_size)
@@ -321,11 +323,11 @@ class Model(Layer):
             raise ShapeError(f"{self.name}: got {len(shapes)} shapes, want {len(self.inputs)}")
         result = []
         for shape, tensor in zip(shapes, self.inputs):
-            sizes = checked_shape("shape", shape)
-            want = tensor.shape
-            if None in sizes:
+            given, want = checked_shape("shape", shape), tensor.shape
+            sizes = tuple(n for n in given if n is not None)
+            if len(sizes) != len(given):
                 raise ShapeError(
-                    f"{self.name}: the input {tensor.name!r} {shown(sizes)} has open sizes: pass the shape of an image"
+                    f"{self.name}: the input {tensor.name!r} {shown(given)} has open sizes: pass the shape of an image"
                 )
             if len(sizes) != len(want) or any(w is not None and w != n for w, n in zip(want, sizes)):
                 raise ShapeError(f"{self.name}: input {tensor.name!r}: got the shape {sizes}, want {want}")
@@ -468,12 +470,13 @@ class Model(Layer):
 
     # Architecture as text.
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self, seen: dict[Layer, int] | None = None) -> dict[str, Any]:
+        seen = {} if seen is None else seen
         layers = self._layers
         number = {layer: i for i, layer in enumerate(layers)}
         return {
             "name": self.name,
-            "layers": [_described(layer, self._names[layer]) for layer in layers],
+            "layers": [_described(layer, self._names[layer], seen) for layer in layers],
             "calls": [[number[layer], list(reads)] for layer, reads, _ in self._steps],
             "inputs": self._input_layout,
             "outputs": self._output_layout,
@@ -493,16 +496,20 @@ class Model(Layer):
         return options
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, type[Layer]] | None = None) -> Any:
+    def from_config(
+        cls,
+        config: dict[str, Any],
+        custom_objects: Mapping[str, type[Layer]] | None = None,
+        known: list[Layer] | None = None,
+    ) -> Any:
         """A new model of the same architecture, with fresh parameters."""
-        config = dict(config)
-        layers = [_made(entry, custom_objects) for entry in config.pop("layers")]
+        config, known = dict(config), [] if known is None else known
+        layers = [_made(entry, custom_objects, known) for entry in config.pop("layers")]
         tensors: list[Tensor] = [layer.tensor for layer in layers[: config.pop("input_count")]]  # type: ignore[attr-defined]
         inputs, outputs = config.pop("inputs"), config.pop("outputs")
         count = len(tensors)
         for number, reads in config.pop("calls"):
-            layers[number].connect([tensors[i] for i in reads])
-            tensors.extend(layers[number]._calls[-1].outputs)
+            tensors.extend(_applied(layers[number], [tensors[i] for i in reads]))
         slots = config.pop("output_slots")
         return cls(_arrange(tensors[:count], inputs), _arrange([tensors[i] for i in slots], outputs), **config)
 
@@ -512,7 +519,7 @@ class Model(Layer):
         Errors: Unsupported if a layer holds something that JSON has no form for.
         """
         try:
-            return json.dumps({"format": _FORMAT, **_described(self, self.name)}, **options)
+            return json.dumps({"format": _FORMAT, **_described(self, self.name, {})}, **options)
         except (TypeError, ValueError) as error:
             raise Unsupported(f"{self.name}: its architecture cannot be written as JSON: {error}") from None
 
@@ -593,7 +600,7 @@ class Sequential(Model):
             if shape is not None:
                 chain = [InputLayer(shape).tensor]
         if chain:
-            chain = [*chain, _one(layer.connect([chain[-1]]), layer)]
+            chain = [*chain, _one(_applied(layer, [chain[-1]]), layer)]
             self._assemble(chain[0], chain[-1])
         self._stack, self._chain = [*self._stack, layer], chain
 
@@ -603,7 +610,8 @@ class Sequential(Model):
             raise ModelError(f"{self.name}: there is no layer to take off")
         layer = self._stack.pop()
         if self._chain:
-            layer._calls.remove(self._chain.pop().call)
+            call = self._chain.pop().call
+            layer._calls = [other for other in layer._calls if other is not call]
             self.built = False
             if self._stack:
                 self._assemble(self._chain[0], self._chain[-1])
@@ -655,23 +663,29 @@ class Sequential(Model):
         """The stack, without the input (as in Keras)."""
         return list(self._stack)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self, seen: dict[Layer, int] | None = None) -> dict[str, Any]:
+        seen = {} if seen is None else seen
         names = self._names if self.built else {layer: layer.name for layer in self._stack}
         unique = list(dict.fromkeys(self._stack))
         return {
             "name": self.name,
-            "layers": [_described(layer, names[layer]) for layer in unique],
+            "input": _described(self._chain[0].layer, self._chain[0].name, seen) if self._chain else None,
+            "layers": [_described(layer, names[layer], seen) for layer in unique],
             "stack": [unique.index(layer) for layer in self._stack],
-            "input": _described(self._chain[0].layer, self._chain[0].name) if self._chain else None,
             **self._options(),
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, type[Layer]] | None = None) -> Any:
-        config = dict(config)
-        layers = [_made(entry, custom_objects) for entry in config.pop("layers")]
+    def from_config(
+        cls,
+        config: dict[str, Any],
+        custom_objects: Mapping[str, type[Layer]] | None = None,
+        known: list[Layer] | None = None,
+    ) -> Any:
+        config, known = dict(config), [] if known is None else known
         source, stack = config.pop("input"), config.pop("stack")
-        start = [_made(source, custom_objects)] if source else []
+        start = [_made(source, custom_objects, known)] if source else []
+        layers = [_made(entry, custom_objects, known) for entry in config.pop("layers")]
         return cls([*start, *(layers[i] for i in stack)], **config)
 
 
@@ -732,7 +746,7 @@ def from_json(text: str, custom_objects: Mapping[str, type[Layer]] | None = None
             raise ModelError("the text is JSON, but not a model's architecture")
         if entry.get("format") != _FORMAT:
             raise ModelError(f"an architecture of format {entry.get('format')!r}; this version reads {_FORMAT!r}")
-        model = _made(entry, custom_objects)
+        model = _made(entry, custom_objects, [])
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
         raise ModelError(f"not a model's architecture: {type(error).__name__}: {error}") from None
     if not isinstance(model, Model):
@@ -740,15 +754,27 @@ def from_json(text: str, custom_objects: Mapping[str, type[Layer]] | None = None
     return model
 
 
-def _described(layer: Layer, name: str) -> dict[str, Any]:
-    return {"class_name": type(layer).__name__, "config": {**layer.get_config(), "name": name}}
+def _described(layer: Layer, name: str, seen: dict[Layer, int]) -> dict[str, Any]:
+    """A layer as JSON; one that was described before (models share it) as its number in order of appearance."""
+    if layer in seen:
+        return {"same_as": seen[layer]}
+    seen[layer] = len(seen)
+    config = layer.get_config(seen) if isinstance(layer, Model) else layer.get_config()
+    return {"class_name": type(layer).__name__, "config": {**config, "name": name}}
 
 
-def _made(entry: Mapping[str, Any], custom_objects: Mapping[str, type[Layer]] | None) -> Any:
+def _made(entry: Mapping[str, Any], custom_objects: Mapping[str, type[Layer]] | None, known: list[Layer]) -> Any:
+    """The layer that `_described` wrote; `known` holds the layers so far, in order of appearance."""
+    if "same_as" in entry:
+        return known[entry["same_as"]]
     cls = layer_class(entry["class_name"], custom_objects)
+    place = len(known)
+    known.append(cls.__new__(cls))  # keeps the place; nothing refers to a model from inside itself
     if issubclass(cls, Model):
-        return cls.from_config(entry["config"], custom_objects)
-    return cls.from_config(entry["config"])
+        known[place] = cls.from_config(entry["config"], custom_objects, known)
+    else:
+        known[place] = cls.from_config(entry["config"])
+    return known[place]
 
 
 def _own_classes(model: Model) -> dict[str, type[Layer]]:
@@ -769,7 +795,7 @@ def _restore_model(
     values: list[tuple[np.ndarray, bool]],
 ) -> Model:
     model = cls.from_config(config, custom_objects)
-    for param, (value, trainable) in zip(model._unique_params, values):
+    for param, (value, trainable) in zip(model._unique_params if values else [], values):
         param.assign(value, copy=False)
         param.trainable = trainable
     return model
@@ -782,10 +808,19 @@ def _source(tensor: Tensor) -> InputLayer:
     return layer
 
 
-def _one(result: Any, layer: Layer) -> Tensor:
-    if not isinstance(result, Tensor):
+def _applied(layer: Layer, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What a layer makes of tensors: once only, so that models cut out of each other still share their tensors."""
+    for call in layer._calls:
+        if call.inputs == tuple(inputs):
+            return call.outputs
+    layer.connect(inputs)
+    return layer._calls[-1].outputs
+
+
+def _one(outputs: Sequence[Tensor], layer: Layer) -> Tensor:
+    if len(outputs) != 1:
         raise ModelError(f"{layer.name} has several outputs; a layer of a Sequential has one")
-    return result
+    return outputs[0]
 
 
 def _flatten(structure: Any, what: str) -> tuple[list[Tensor], Any]:

@@ -128,8 +128,8 @@ def summary(model: Model, input_shape: Any = None, expand_nested: bool = False) 
     if first is not None:
         dense = first["dense_equivalent"]
         last.append(
-            f"Shared weights  {first['name']} has {first['params']:,} parameters; a dense layer with the same input and "
-            f"output has {dense:,} ({dense / 1e9:.3g}e9), {dense / first['params']:,.0f} times as many"
+            f"Shared weights  {first['name']} has {first['params']:,} parameters; a dense layer with the same "
+            f"input and output has {dense:,} ({dense / 1e9:.3g}e9), {dense / first['params']:,.0f} times as many"
         )
     given = ", ".join(shown(shape) for shape in facts["input_shapes"])
     return "\n".join(

@@ -22,7 +22,7 @@ import inspect
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,7 +117,7 @@ class Call:
 _classes: dict[str, type[Layer]] = {}
 
 
-def layer_class(name: str, custom_objects: dict[str, type[Layer]] | None = None) -> type[Layer]:
+def layer_class(name: str, custom_objects: Mapping[str, type[Layer]] | None = None) -> type[Layer]:
     """The class that a saved architecture names. Nothing is imported on its behalf."""
     cls = (custom_objects or {}).get(name) or _classes.get(name)
     if cls is None:

@@ -245,7 +245,9 @@ class _SeparableConv(_Windowed):
 
     def lower(self, graph: Graph, inputs: list[int]) -> int:
         depthwise = {"kernel": self.params["depthwise_kernel"]}
-        pointwise = {"kernel": self.params["pointwise_kernel"], "bias": self.params.get("bias")}
+        pointwise = {"kernel": self.params["pointwise_kernel"]}
+        if self.use_bias:
+            pointwise["bias"] = self.params["bias"]
         y = graph.add("depthwise", inputs, self._window(graph, inputs[0]), depthwise, name="depthwise")
         y = graph.add("conv", [y], {}, pointwise, name="pointwise")
         return activate(graph, y, self.activation)

@@ -894,6 +894,13 @@ def test_own_layer(rng):
     assert Scale.from_config(layer.get_config()).factor == 2.0 and layer.name == "scale"
 
 
+def test_layers_on_arrays_keep_few_models(rng):
+    layer = Conv2D(2, 3)
+    for size in range(3, 20):
+        assert layer(oracle.reals(rng, (1, size, 4, 1))).shape == (1, size - 2, 2, 2)
+    assert len(layer._eager) <= 8 and not layer._calls and not layer.named
+
+
 def test_package_names_cannot_be_taken_over():
     before = layers.base.layer_class("Dense")
     type("Dense", (Layer,), {"__module__": "elsewhere"})

@@ -279,8 +279,7 @@ def test_sequential_without_an_input(rng):
     assert not thawed.built and [type(layer) for layer in thawed.layers] == [Conv2D, Flatten]
     with pytest.raises(ShapeError):
         model(x[:, :2])
-    assert model(x).shape == (2, 144)  # a failed build leaves it as it was
-    assert model(x[:, :6]).shape == (2, 96) if model.input_shape[0] is None else model.input_shape == (8, 8, 3)
+    assert model.predict(x).shape == (2, 144) and model.input_shape == (8, 8, 3)  # a failed build leaves it as it was
     by_shape = Sequential([Conv2D(4, 3)])
     by_shape.build((None, None, 3))
     assert by_shape(x).shape == (2, 6, 6, 4) and by_shape(x[:, :5]).shape == (2, 3, 6, 4)
@@ -291,7 +290,7 @@ def test_sequential_without_an_input(rng):
         empty(x)
     with pytest.raises(ModelError, match="no layer to take off"):
         empty.pop()
-    empty.pop if empty.layers else empty.add(Input((3,)))
+    empty.add(Input((3,)))
     empty.add(Dense(2))
     assert empty.output_shape == (2,)
 

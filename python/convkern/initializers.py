@@ -10,7 +10,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -223,7 +223,8 @@ _NAMES: dict[str, Callable[[], Initializer]] = {
     "lecun_normal": lambda: VarianceScaling(1.0, "fan_in", "truncated_normal"),
 }
 
-Spec = str | dict[str, Any] | Initializer | Callable[[Shape, np.random.Generator], np.ndarray]
+if TYPE_CHECKING:  # numpy.random takes as long to import as all of this package: it is left until numbers are drawn
+    Spec = str | dict[str, Any] | Initializer | Callable[[Shape, np.random.Generator], np.ndarray]
 
 
 def get(spec: Spec) -> Callable[[Shape, np.random.Generator], np.ndarray]:

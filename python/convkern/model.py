@@ -101,6 +101,7 @@ class Model(Layer):
             raise ModelError(f"{self.name}: a tensor is given twice among the inputs")
         calls = self._calls_between()
         self.min_inputs = self.max_inputs = len(self.inputs)
+        self._input_shapes = [tensor.shape for tensor in self.inputs]
         # A model that starts inside another one has input layers of its own.
         sources = [t.layer if isinstance(t.layer, InputLayer) else _source(t) for t in self.inputs]
         self._layers: list[Layer] = list(dict.fromkeys([*sources, *(call.layer for call in calls)]))
@@ -236,25 +237,24 @@ class Model(Layer):
 
     def _checked(self, given: Sequence[Any]) -> list[np.ndarray]:
         """The inputs of a call as float32 arrays of the right shapes, none copied."""
-        arrays = [self._checked_one(x, tensor) for x, tensor in zip(given, self.inputs)]
-        if any(len(a) != len(arrays[0]) for a in arrays):
+        arrays = [self._checked_one(x, shape, i) for i, (x, shape) in enumerate(zip(given, self._input_shapes))]
+        if len(arrays) > 1 and any(len(a) != len(arrays[0]) for a in arrays):
             shapes = ", ".join(str(a.shape) for a in arrays)
             raise ShapeError(f"{self.name}: the inputs have different batch sizes: {shapes}")
         return arrays
 
-    def _checked_one(self, x: Any, tensor: Tensor) -> np.ndarray:
-        array = as_ndarray(x, f"{self.name}: input {tensor.name!r}")
-        shape = tensor.shape
+    def _checked_one(self, x: Any, shape: OpenShape, index: int) -> np.ndarray:
+        array = as_ndarray(x, f"{self.name}: input {index}")
         if array.dtype != FLOAT32:
             raise DTypeError(
-                f"{self.name}: input {tensor.name!r} has elements of {array.dtype}, want float32: "
+                f"{self.name}: input {self.inputs[index].name!r} has elements of {array.dtype}, want float32: "
                 f"convert with x.astype('float32')"
             )
         if array.shape[1:] != shape or array.ndim == 0:
             fits = array.ndim == len(shape) + 1 and all(n is None or n == got for n, got in zip(shape, array.shape[1:]))
             if not fits or 0 in array.shape[1:]:
                 raise ShapeError(
-                    f"{self.name}: input {tensor.name!r} has shape {array.shape}, "
+                    f"{self.name}: input {self.inputs[index].name!r} has shape {array.shape}, "
                     f"want {shown(shape)}{_hint(array.shape, shape)}"
                 )
         return array if array.flags.aligned else array.copy()
@@ -548,6 +548,9 @@ class Model(Layer):
         return summary_table(self, input_shape, expand_nested)
 
 
+_ASSEMBLED = ("inputs", "outputs", "_layers", "_names", "_steps", "_unique_params")
+
+
 class Sequential(Model):
     """A stack of layers, each reading the one before.
 
@@ -635,24 +638,15 @@ class Sequential(Model):
             self._stack, self._chain, self.built = layers, [], False
             raise
 
-    def __call__(self, inputs: Any, training: bool | None = None, *, threads: int = 0) -> Any:
+    def _arranged(self, inputs: Any) -> list[Any]:
         if not self.built:
-            (given,) = inputs if isinstance(inputs, (list, tuple)) and len(inputs) == 1 else (inputs,)
-            self.build(given.shape if isinstance(given, Tensor) else as_ndarray(given, f"{self.name}: input").shape[1:])
-        return super().__call__(inputs, training, threads=threads)
+            x = inputs[0] if isinstance(inputs, (list, tuple)) and len(inputs) == 1 else inputs
+            self.build(x.shape if isinstance(x, Tensor) else as_ndarray(x, f"{self.name}: input").shape[1:])
+        return super()._arranged(inputs)
 
     def __getattr__(self, name: str) -> Any:
-        # Only reached for what does not exist: the network's own attributes before it is connected.
-        if name in (
-            "inputs",
-            "outputs",
-            "_layers",
-            "_names",
-            "_steps",
-            "_input_layout",
-            "_output_layout",
-            "_unique_params",
-        ):
+        # Reached only for what does not exist: before the layers are connected, everything that _assemble sets.
+        if name in _ASSEMBLED:
             raise ModelError(
                 f"{self.name} does not know its input yet: begin with an Input, call build(shape), or call it on data"
             )

@@ -41,6 +41,8 @@ OpenShape = tuple["int | None", ...]  # None: any size, known only when the mode
 # Two sizes that stand for None while shapes are inferred: where the results differ, the result is open too.
 _PROBES = (512, 1024)
 
+_EAGER = 8  # shapes for which a layer that is called on arrays keeps its model
+
 _order = itertools.count()  # calls are numbered, so that sorting by number is a topological order
 
 
@@ -242,8 +244,11 @@ class Layer:
         shapes = tuple(x.shape[1:] for x in given)
         model = self._eager.get(shapes)
         if model is None:
-            symbols = [Input(shape) for shape in shapes]
+            symbols, named = [Input(shape) for shape in shapes], self.named
             model = Model(symbols, self.connect(symbols, record=False))
+            self.named = named  # this is not the model that names the layer
+            if len(self._eager) == _EAGER:
+                self._eager.clear()
             self._eager[shapes] = model
         return model(given)
 

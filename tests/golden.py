@@ -1,8 +1,9 @@
 """Facts about the reference models, and the generated weights under which they hold.
 
-data/golden/*.json.gz: per model of torchvision (tv) or timm, and input size: names and shapes of the state dict's tensors,
-parameter count, multiply-adds of convolutions and dense layers, and the logits (first 16, mean, standard deviation,
-argmax) of one generated image, computed by that library in float64 under the weights of `fill` with the file's gain.
+data/golden/*.json.gz: per model of torchvision (tv) or timm, and input size: names and shapes of the state dict's
+tensors, parameter count, multiply-adds of convolutions and dense layers, and the logits (first 16, mean, standard
+deviation, argmax) of one generated image, computed by that library in float64 under the weights of `fill` with the
+file's gain.
 
 Under a gain of 1 some deep networks amplify rounding (one ulp of the image moves EfficientNet-B2's logits by 1e-3, and
 float32 in torch misses B3's by 4e-3): they have a smaller one. densenet264 is torchvision's DenseNet class with the

@@ -228,7 +228,10 @@ def test_formats_that_run_programs_are_not_opened():
         load_image(postscript)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", np.random.default_rng(0).bytes(2000)])
+NOT_IMAGES = [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", np.random.default_rng(0).bytes(2000)]
+
+
+@pytest.mark.parametrize("content", NOT_IMAGES, ids=len)
 def test_what_is_no_image(content, tmp_path):
     file = tmp_path / "no-image.jpg"
     file.write_bytes(content)

@@ -53,7 +53,9 @@ def test_tensors_and_counts(name):
 def test_logits(name):
     facts = golden.load(name)
     model = build(facts, weights=golden.state_dict(facts))
-    y = model(golden.image(facts["size"], facts["seed"]))
+    y = model(
+        golden.image(facts["size"], facts["seed"]), threads=1
+    )  # most of the time goes into generating the weights
     assert y.shape == (1, facts["n_out"])
     bound = 1e-4 * facts["logits_absmax"]
     assert np.abs(y[0, :16] - facts["logits_head"]).max() <= bound

@@ -30,7 +30,7 @@ double peak_gflops(int threads, double seconds) {
   const Table& t = table();
   using clock = std::chrono::steady_clock;
   const auto elapsed = [](clock::time_point from) { return std::chrono::duration<double>(clock::now() - from).count(); };
-  int64_t iterations = 20000;
+  constexpr int64_t iterations = 200000;  // about a millisecond: long against waking a thread
   double best = 0;
   const auto begin = clock::now();
   do {

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "bind/bind.h"
+#include "bind/outputs.h"
 #include "core/parallel.h"
 
 namespace py = pybind11;
@@ -26,7 +27,7 @@ Activation activation(const std::string& name, double a, double b) {
   if (name == "relu6") return {Act::kClamp, 0.f, 6.f};
   const auto it = kinds.find(name);
   if (it == kinds.end()) unsupported("no activation is called '" + name + "'");
-  return {it->second, static_cast<float>(a), static_cast<float>(b)};
+  return {it->second, a, b};
 }
 
 int dtype_bytes(const py::array& a, const char* what) {
@@ -101,13 +102,28 @@ Inputs read_inputs(const Plan& plan, const std::vector<py::object>& arrays) {
   return in;
 }
 
+// A new array; a large one lives in recycled memory, which it gives back when it dies.
+py::array new_array(const py::dtype& type, const std::vector<py::ssize_t>& shape) {
+  int64_t bytes = type.itemsize();
+  for (py::ssize_t n : shape) bytes *= n;
+  if (bytes < Outputs::kRecycleFrom) return py::array(type, shape);
+  auto owned = std::make_unique<Buffer>(Outputs::instance().take(bytes));
+  void* data = owned->data();
+  const py::capsule keeper(owned.get(), [](void* p) {
+    const std::unique_ptr<Buffer> b(static_cast<Buffer*>(p));
+    Outputs::instance().give_back(std::move(*b));
+  });
+  owned.release();
+  return py::array(type, shape, data, keeper);
+}
+
 std::vector<py::array> make_outputs(const Plan& plan, int64_t n, bool channels_first, std::vector<void*>& pointers) {
   std::vector<py::array> arrays;
   for (int t : plan.outputs()) {
     const Dims& d = plan.dims(t);
     const std::vector<py::ssize_t> shape = channels_first ? std::vector<py::ssize_t>{n, d[3], d[0], d[1], d[2]} : std::vector<py::ssize_t>{n, d[0], d[1], d[2], d[3]};
     const py::dtype type = plan.is_index(t) ? py::dtype::of<int64_t>() : plan.element_bytes() == 4 ? py::dtype::of<float>() : py::dtype::of<double>();
-    arrays.emplace_back(type, shape);
+    arrays.push_back(new_array(type, shape));
     pointers.push_back(arrays.back().mutable_data());
   }
   return arrays;

@@ -20,7 +20,7 @@ namespace CK_ISA {
 namespace {
 
 constexpr int kPixels = 7;
-constexpr int64_t kBlockRows = 8, kBlockVecs = 4;
+constexpr int64_t kBlockRows = 8, kBlockVecs = 16;
 
 struct Layout {
   int64_t vecs, blocks, row_blocks;
@@ -30,12 +30,10 @@ CK_INLINE Layout layout_of(const ConvProblem& p) {
   return {vecs, (vecs + kBlockVecs - 1) / kBlockVecs, (p.p + kBlockRows - 1) / kBlockRows};
 }
 
-// Where one row of one vector of channels is: the taps (t, r) that fall inside the input.
+// The taps (t, r) of one output row that fall inside the input: offsets of the input row and of the filter row.
+constexpr int kMaxEntries = 64;
 struct Row {
-  const float* x;  // x[n, ., ., 0, channel]; offsets are in `offset`
-  const float* w;
-  int64_t offset[64];  // elements from x to the row that entry e reads (more than 64 taps t*r: the generic loop recomputes)
-  const float* w_row[64];
+  int64_t x[kMaxEntries], w[kMaxEntries];
   int entries;
 };
 
@@ -49,7 +47,8 @@ CK_INLINE void finish(const ConvProblem& p, const ConvArgs& a, vf v, float* y, c
 
 // Outputs [q, q + count) of a row, width kS, stride kStride, no dilation.
 template <int kS, int kStride, bool kEdge, class IO>
-CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Row& row, int64_t q, int count, float* y, const float* residual, vf bias, IO io) {
+CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Row& row, const float* x_n, const float* w, int64_t q, int count, float* y,
+                      const float* residual, vf bias, IO io) {
   constexpr int kColumns = (kPixels - 1) * kStride + kS;
   vf acc[kPixels];
   CK_UNROLL
@@ -58,8 +57,8 @@ CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Row& row, i
   for (int e = 0; e < row.entries; ++e) {
     vf b[kS];
     CK_UNROLL
-    for (int s = 0; s < kS; ++s) b[s] = load(row.w_row[e] + s * kLanes);
-    const float* x = row.x + row.offset[e] + w0 * step;
+    for (int s = 0; s < kS; ++s) b[s] = load(w + row.w[e] + s * kLanes);
+    const float* x = x_n + row.x[e] + w0 * step;
     CK_UNROLL
     for (int j = 0; j < kColumns; ++j) {
       if (kEdge && static_cast<uint64_t>(w0 + j) >= static_cast<uint64_t>(p.w)) continue;
@@ -76,26 +75,13 @@ CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Row& row, i
   }
 }
 
-// A whole output row of one vector of channels.
-template <int kS, int kStride, class IO>
-CK_INLINE void fixed_row(const ConvProblem& p, const ConvArgs& a, const Row& row, float* y, const float* residual, vf bias, IO io) {
-  for (int64_t q = 0; q < p.q; q += kPixels) {
-    const int64_t w0 = q * kStride - p.pad_w_lo;
-    const int count = static_cast<int>(least(kPixels, p.q - q));
-    float* y_q = y + q * a.y.pixel;
-    const float* r_q = residual ? residual + q * a.residual.pixel : nullptr;
-    if (count == kPixels && w0 >= 0 && w0 + (kPixels - 1) * kStride + kS <= p.w)
-      pixels<kS, kStride, false>(p, a, row, q, kPixels, y_q, r_q, bias, io);
-    else
-      pixels<kS, kStride, true>(p, a, row, q, count, y_q, r_q, bias, io);
-  }
-}
-
 // Any filter, stride, dilation and multiplier, one output at a time.
 template <class IO>
-void generic_row(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t z, int64_t prow, int64_t k, int lanes, float* y, const float* residual, vf bias,
-                 IO io) {
+void generic_row(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t z, int64_t prow, int64_t k, int lanes, IO io) {
   const int64_t m = p.k / p.c;
+  const vf bias = a.bias ? io.load(static_cast<const float*>(a.bias) + k) : splat(0.f);
+  float* y = at<float>(a.y, n, z, prow, 0) + k;
+  const float* residual = a.residual.data ? at<const float>(a.residual, n, z, prow, 0) + k : nullptr;
   const float* w = static_cast<const float*>(a.weights) + k * p.t * p.r * p.s;
   for (int64_t q = 0; q < p.q; ++q) {
     vf acc = splat(0.f);
@@ -116,31 +102,19 @@ void generic_row(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t z, 
   }
 }
 
+// Outputs [q, q + count) of one row for one vector of channels.
 template <int kS, int kStride, class IO>
-void vector(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t z, int64_t p_first, int64_t p_last, int64_t k, IO io) {
-  const int lanes = static_cast<int>(least(kLanes, p.k - k));
+CK_INLINE void step(const ConvProblem& p, const ConvArgs& a, const Row& row, int64_t n, int64_t z, int64_t prow, int64_t q, int count, int64_t k, IO io) {
+  float* y = at<float>(a.y, n, z, prow, q) + k;
+  const float* residual = a.residual.data ? at<const float>(a.residual, n, z, prow, q) + k : nullptr;
   const vf bias = a.bias ? io.load(static_cast<const float*>(a.bias) + k) : splat(0.f);
-  for (int64_t prow = p_first; prow < p_last; ++prow) {
-    float* y = at<float>(a.y, n, z, prow, 0) + k;
-    const float* residual = a.residual.data ? at<const float>(a.residual, n, z, prow, 0) + k : nullptr;
-    if constexpr (kS == 0) {
-      generic_row(p, a, n, z, prow, k, lanes, y, residual, bias, io);
-    } else {
-      Row row;
-      row.x = at<const float>(a.x, n, 0, 0, 0) + k;
-      row.entries = 0;
-      for (int64_t t = 0; t < p.t; ++t)
-        for (int64_t r = 0; r < p.r; ++r) {
-          const int64_t d = source(z, t, p.stride_d, p.pad_d_lo, p.dil_d, p.d), h = source(prow, r, p.stride_h, p.pad_h_lo, p.dil_h, p.h);
-          if (d < 0 || h < 0) continue;
-          row.offset[row.entries] = d * a.x.depth + h * a.x.row;
-          row.w_row[row.entries++] = static_cast<const float*>(a.weights) + k * p.t * p.r * p.s + (t * p.r + r) * p.s * kLanes;
-        }
-      fixed_row<kS, kStride>(p, a, row, y, residual, bias, io);
-    }
-    if (p.act.kind != Act::kNone && p.act.kind != Act::kClamp)
-      for (int64_t q = 0; q < p.q; ++q) io.store(y + q * a.y.pixel, activate(io.load(y + q * a.y.pixel), p.act));
-  }
+  const float* w = static_cast<const float*>(a.weights) + k * p.t * p.r * p.s;
+  const float* x_n = at<const float>(a.x, n, 0, 0, 0) + k;
+  const int64_t w0 = q * kStride - p.pad_w_lo;
+  if (count == kPixels && w0 >= 0 && w0 + (kPixels - 1) * kStride + kS <= p.w)
+    pixels<kS, kStride, false>(p, a, row, x_n, w, q, kPixels, y, residual, bias, io);
+  else
+    pixels<kS, kStride, true>(p, a, row, x_n, w, q, count, y, residual, bias, io);
 }
 
 template <int kS, int kStride>
@@ -149,17 +123,46 @@ void run_width(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t l
   for (int64_t task = first; task < last; ++task) {
     const int64_t block = task % l.blocks, rows = task / l.blocks % l.row_blocks, z = task / (l.blocks * l.row_blocks) % p.z,
                   n = task / (l.blocks * l.row_blocks * p.z);
-    const int64_t p_first = rows * kBlockRows, p_last = least(p.p, p_first + kBlockRows);
-    for (int64_t v = block * kBlockVecs; v < least(l.vecs, (block + 1) * kBlockVecs); ++v) {
-      const int64_t k = v * kLanes;
-      if (p.k - k >= kLanes) vector<kS, kStride>(p, a, n, z, p_first, p_last, k, Full{});
-      else vector<kS, kStride>(p, a, n, z, p_first, p_last, k, Part{static_cast<int>(p.k - k)});
+    const int64_t k_first = block * kBlockVecs * kLanes, k_last = least(p.k, k_first + kBlockVecs * kLanes);
+    for (int64_t prow = rows * kBlockRows; prow < least(p.p, (rows + 1) * kBlockRows); ++prow) {
+      if constexpr (kS == 0) {
+        for (int64_t k = k_first; k < k_last; k += kLanes) {
+          if (p.k - k >= kLanes) generic_row(p, a, n, z, prow, k, kLanes, Full{});
+          else generic_row(p, a, n, z, prow, k, static_cast<int>(p.k - k), Part{static_cast<int>(p.k - k)});
+        }
+      } else {
+        Row row;
+        row.entries = 0;
+        for (int64_t t = 0; t < p.t; ++t)
+          for (int64_t r = 0; r < p.r; ++r) {
+            const int64_t d = source(z, t, p.stride_d, p.pad_d_lo, p.dil_d, p.d), h = source(prow, r, p.stride_h, p.pad_h_lo, p.dil_h, p.h);
+            if (d < 0 || h < 0) continue;
+            row.x[row.entries] = d * a.x.depth + h * a.x.row;
+            row.w[row.entries++] = (t * p.r + r) * p.s * kLanes;
+          }
+        // Pixels outside, channels inside: memory is read in the order in which it lies.
+        for (int64_t q = 0; q < p.q; q += kPixels) {
+          const int count = static_cast<int>(least(kPixels, p.q - q));
+          for (int64_t k = k_first; k < k_last; k += kLanes) {
+            if (p.k - k >= kLanes) step<kS, kStride>(p, a, row, n, z, prow, q, count, k, Full{});
+            else step<kS, kStride>(p, a, row, n, z, prow, q, count, k, Part{static_cast<int>(p.k - k)});
+          }
+        }
+      }
+      if (p.act.kind != Act::kNone && p.act.kind != Act::kClamp)
+        for (int64_t q = 0; q < p.q; ++q) {
+          float* y = at<float>(a.y, n, z, prow, q);
+          for (int64_t k = k_first; k < k_last; k += kLanes) {
+            if (p.k - k >= kLanes) store(y + k, activate(load(y + k), p.act));
+            else store_n(y + k, activate(load_n(y + k, static_cast<int>(p.k - k)), p.act), static_cast<int>(p.k - k));
+          }
+        }
     }
   }
 }
 
 void run(const ConvProblem& p, const ConvArgs& a, int64_t, int64_t first, int64_t last, void*) {
-  const bool plain = p.dil_w == 1 && p.k == p.c && p.t * p.r <= 64;
+  const bool plain = p.dil_w == 1 && p.k == p.c && p.t * p.r <= kMaxEntries;
   if (plain && p.stride_w == 1 && p.s == 3) return run_width<3, 1>(p, a, first, last);
   if (plain && p.stride_w == 2 && p.s == 3) return run_width<3, 2>(p, a, first, last);
   if (plain && p.stride_w == 1 && p.s == 5) return run_width<5, 1>(p, a, first, last);

@@ -24,7 +24,7 @@ struct Layout {
   int64_t pixels, tiles, vecs, blocks;  // of an image; vectors of channels; blocks of vectors (a task is a tile and a block)
   int64_t zeros, pointers, taps;        // bytes
 };
-constexpr int64_t kBlockVecs = 4;
+constexpr int64_t kBlockVecs = 8;
 
 CK_INLINE Layout layout_of(const ConvProblem& p) {
   Layout l;

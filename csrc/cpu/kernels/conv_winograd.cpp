@@ -1,0 +1,245 @@
+// conv_winograd.cpp: 3x3 stride 1 convolution by Winograd's F(4x4, 3x3): 36 multiplications for 16 outputs instead of 144; float32.
+//
+// Computes  Y = A' [ sum_c (G g_c G') . (B' d_c B) ] A  for each 4x4 tile of outputs and its 6x6 tile of inputs, then bias, residual, activation
+// Points    0, +-5/8, +-3/2, infinity: exact in binary and half the rounding error of 0, +-1, +-2 (RMS 1.9-2.0 times direct float32's)
+// Layout    x NHWC, y NPQK; U = G g G' in float64 at plan time, rounded once: [panel][36][c][nv * kLanes], 4 times the weights
+// Tiling    a task is a block of tiles times a panel of filters. A thread transforms a block of inputs once,
+//             V [36][tile][c]  --  36 products with gemm.h's register tile  -->  M [36][tile][nv * kLanes]  --  inverse transform + epilogue --> y
+//           and keeps V and M in its second-level cache. Blocks run across images: a tile's bits do not depend on its neighbours.
+// Cost      2*36/16*NPQKC flop, about 150 vector instructions a tile for each vector of channels (in) and of filters (out)
+// Refuses   other filters, strides, dilation, groups, transposed; exact; lean; fewer than 16 channels or filters
+// Source    Lavin and Gray 2016, arXiv:1509.09308; points: Barabasz et al. 2020, arXiv:1803.10986
+#include "cpu/gemm.h"
+#include "cpu/pixels.h"
+
+namespace ck {
+namespace CK_ISA {
+namespace {
+
+constexpr int kOut = 4, kIn = 6, kProducts = kIn * kIn;
+constexpr float kP = 0.625f, kQ = 1.5f, kP2 = kP * kP, kQ2 = kQ * kQ;  // the points, exact
+
+struct Layout {
+  int64_t rows, columns, tiles;  // tiles of one image
+  int64_t block;                 // tiles of a block
+  int64_t stride;                // floats from one tile of V to the next: off the powers of two, which fall into one cache set
+  Panels panels;
+};
+
+constexpr int64_t kMaxBlock = 2 * kMaxTile;
+
+CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
+  Layout l;
+  l.rows = (p.p + kOut - 1) / kOut;
+  l.columns = (p.q + kOut - 1) / kOut;
+  l.tiles = l.rows * l.columns;
+  const int64_t usual = p.c <= 128 ? kMaxBlock : kMaxTile;
+  l.block = images * l.tiles <= kMaxBlock ? images * l.tiles : usual;
+  l.stride = (p.c + kLanes - 1) / kLanes * kLanes + kLanes;
+  l.panels = panels_of(p);
+  return l;
+}
+
+// B' d along one dimension, in place; element i is at d[i * step].
+template <int kStep>
+CK_INLINE void transform_in(vf* d) {
+  const vf d0 = d[0], d1 = d[kStep], d2 = d[2 * kStep], d3 = d[3 * kStep], d4 = d[4 * kStep], d5 = d[5 * kStep];
+  d[0] = kP2 * kQ2 * d0 - (kP2 + kQ2) * d2 + d4;
+  const vf a = d4 - kQ2 * d2, b = kP * (d3 - kQ2 * d1);
+  d[kStep] = a + b;
+  d[2 * kStep] = a - b;
+  const vf c = d4 - kP2 * d2, e = kQ * (d3 - kP2 * d1);
+  d[3 * kStep] = c + e;
+  d[4 * kStep] = c - e;
+  d[5 * kStep] = kP2 * kQ2 * d1 - (kP2 + kQ2) * d3 + d5;
+}
+
+// A' m along one dimension: six to four.
+CK_INLINE void transform_out(const vf* m, int step, vf* y, int y_step) {
+  const vf s1 = m[step] + m[2 * step], d1 = m[step] - m[2 * step];
+  const vf s2 = m[3 * step] + m[4 * step], d2 = m[3 * step] - m[4 * step];
+  y[0] = m[0] + s1 + s2;
+  y[y_step] = kP * d1 + kQ * d2;
+  y[2 * y_step] = kP2 * s1 + kQ2 * s2;
+  y[3 * y_step] = (kP * kP2) * d1 + (kQ * kQ2) * d2 + m[5 * step];
+}
+
+// One vector of channels of one tile: 6x6 inputs, of which those outside the image are zero.
+template <bool kEdge, class IO>
+CK_INLINE void scatter(const ConvProblem& p, const View& x, const float* x_n, int64_t h0, int64_t w0, float* v, int64_t v_step, IO io) {
+  vf d[kProducts];
+  CK_UNROLL
+  for (int i = 0; i < kIn; ++i) {
+    const bool row = !kEdge || static_cast<uint64_t>(h0 + i) < static_cast<uint64_t>(p.h);
+    CK_UNROLL
+    for (int j = 0; j < kIn; ++j) {
+      const bool in = row && (!kEdge || static_cast<uint64_t>(w0 + j) < static_cast<uint64_t>(p.w));
+      d[i * kIn + j] = in ? io.load(x_n + (h0 + i) * x.row + (w0 + j) * x.pixel) : splat(0.f);
+    }
+  }
+  CK_UNROLL
+  for (int j = 0; j < kIn; ++j) transform_in<kIn>(d + j);
+  CK_UNROLL
+  for (int i = 0; i < kIn; ++i) {
+    transform_in<1>(d + i * kIn);
+    CK_UNROLL
+    for (int j = 0; j < kIn; ++j) store(v + (i * kIn + j) * v_step, d[i * kIn + j]);
+  }
+}
+
+void transform_inputs(const ConvProblem& p, const ConvArgs& a, const Layout& l, int64_t tile, int count, float* v) {
+  const int64_t v_step = l.block * l.stride;
+  for (int t = 0; t < count; ++t, ++tile) {
+    const int64_t n = tile / l.tiles, h0 = tile % l.tiles / l.columns * kOut - p.pad_h_lo, w0 = tile % l.columns * kOut - p.pad_w_lo;
+    const bool inside = h0 >= 0 && w0 >= 0 && h0 + kIn <= p.h && w0 + kIn <= p.w;
+    const float* x_n = at<const float>(a.x, n, 0, 0, 0);
+    float* v_t = v + t * l.stride;
+    int64_t c = 0;
+    for (; c + kLanes <= p.c; c += kLanes) {
+      if (inside) scatter<false>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Full{});
+      else scatter<true>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Full{});
+    }
+    if (c < p.c) scatter<true>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Part{static_cast<int>(p.c - c)});
+  }
+}
+
+template <class IO>
+CK_INLINE void gather(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t row, int64_t column, const float* m, int64_t m_step, int64_t k, IO io) {
+  vf z[kOut * kIn];
+  CK_UNROLL
+  for (int j = 0; j < kIn; ++j) {
+    vf column_j[kIn];
+    CK_UNROLL
+    for (int i = 0; i < kIn; ++i) column_j[i] = load(m + (i * kIn + j) * m_step);
+    transform_out(column_j, 1, z + j, kIn);
+  }
+  const vf bias = a.bias ? io.load(static_cast<const float*>(a.bias) + k) : splat(0.f);
+  const vf lo = splat(p.act.a), hi = splat(p.act.b);
+  const int height = static_cast<int>(least(kOut, p.p - row)), width = static_cast<int>(least(kOut, p.q - column));
+  CK_UNROLL
+  for (int i = 0; i < kOut; ++i) {
+    if (i >= height) break;
+    vf y[kOut];
+    transform_out(z + i * kIn, 1, y, 1);
+    float* y_row = at<float>(a.y, n, 0, row + i, column) + k;
+    const float* r_row = a.residual.data ? at<const float>(a.residual, n, 0, row + i, column) + k : nullptr;
+    CK_UNROLL
+    for (int j = 0; j < kOut; ++j) {
+      if (j >= width) break;
+      vf out = y[j];
+      if (a.bias) out += bias;
+      if (r_row) out += io.load(r_row + j * a.residual.pixel);
+      if (p.act.kind == Act::kClamp) out = clamp(out, lo, hi);
+      io.store(y_row + j * a.y.pixel, out);
+    }
+  }
+  if (p.act.kind != Act::kNone && p.act.kind != Act::kClamp)
+    for (int i = 0; i < height; ++i)
+      for (int j = 0; j < width; ++j) {
+        float* out = at<float>(a.y, n, 0, row + i, column + j) + k;
+        io.store(out, activate(io.load(out), p.act));
+      }
+}
+
+void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first, int64_t last, void* memory) {
+  const Layout l = layout_of(p, images);
+  float* v = static_cast<float*>(memory);
+  float* m = v + kProducts * l.block * l.stride;
+  const int64_t tiles = images * l.tiles, blocks = (tiles + l.block - 1) / l.block;
+  const Activation none{Act::kNone, 0, 0};
+  const int32_t tap = 0;
+  int64_t transformed = -1;
+  int count = 0;
+  for (int64_t task = first; task < last; ++task) {
+    const int64_t block = task / l.panels.count, panel = task % l.panels.count;
+    const int64_t tile = tiles * block / blocks;
+    if (block != transformed) {
+      count = static_cast<int>(tiles * (block + 1) / blocks - tile);
+      transform_inputs(p, a, l, tile, count, v);
+      transformed = block;
+    }
+    const int vecs = panel_width(l.panels, panel), width = vecs * kLanes, parts = (count + kTile[vecs] - 1) / kTile[vecs];
+    const int64_t k = panel_first(l.panels, panel) * kLanes, m_step = l.block * width;
+    const float* u = static_cast<const float*>(a.weights) + k * kProducts * p.c;
+    for (int i = 0; i < kProducts; ++i, u += p.c * width)
+      for (int part = 0; part < parts; ++part) {
+        const int from = count * part / parts, to = count * (part + 1) / parts;
+        const float* x[kTilePixels];
+        for (int t = from; t < to; ++t) x[t - from] = v + (i * l.block + t) * l.stride;
+        tile_fn(vecs, to - from)(Tile{x, &tap, 1, p.c, u, m + i * m_step + from * width, nullptr, width, 0, nullptr, width, &none});
+      }
+    for (int t = 0; t < count; ++t) {
+      const int64_t n = (tile + t) / l.tiles, row = (tile + t) % l.tiles / l.columns * kOut, column = (tile + t) % l.columns * kOut;
+      for (int j = 0; j < vecs; ++j) {
+        const int64_t k_j = k + j * kLanes;
+        const float* m_t = m + t * width + j * kLanes;
+        if (p.k - k_j >= kLanes) gather(p, a, n, row, column, m_t, m_step, k_j, Full{});
+        else if (p.k > k_j) gather(p, a, n, row, column, m_t, m_step, k_j, Part{static_cast<int>(p.k - k_j)});
+      }
+    }
+  }
+}
+
+const char* refuse(const ConvProblem& p) {
+  if (p.exact) return "exact: Winograd changes the rounding";
+  if (p.lean) return "lean: its weights are four times larger";
+  if (p.transposed || p.groups != 1) return "transposed or grouped";
+  if (p.d != 1 || p.t != 1 || p.z != 1 || p.r != 3 || p.s != 3) return "3x3 filters only";
+  if (p.stride_h != 1 || p.stride_w != 1 || p.dil_h != 1 || p.dil_w != 1) return "stride 1 and dilation 1 only";
+  if (p.c < 16 || p.k < 16) return "fewer than 16 channels or filters";
+  return nullptr;
+}
+
+int64_t packed_bytes(const ConvProblem& p) { return kProducts * p.c * panels_of(p).vecs * kLanes * 4; }
+
+double cost(const ConvProblem& p) {
+  const Layout l = layout_of(p, 1);
+  const double tiles = static_cast<double>(l.tiles), vecs = static_cast<double>(l.panels.vecs);
+  const double gemm = tiles * kProducts * vecs * static_cast<double>(p.c) / 0.8;
+  const double transforms = tiles * 150.0 * (vecs + static_cast<double>(p.c) / kLanes);
+  // Weights that exceed the second-level cache stream from the third or from memory, some 15 GB/s a core.
+  return (gemm + transforms) / 3000.0 + static_cast<double>(packed_bytes(p)) / 15e3;
+}
+
+int64_t scratch_bytes(const ConvProblem& p) {
+  return align64(kProducts * kMaxBlock * (layout_of(p, 1).stride + kMaxVecs * kLanes) * 4);
+}
+
+int64_t tasks(const ConvProblem& p, int64_t images) {
+  const Layout l = layout_of(p, images);
+  return (images * l.tiles + l.block - 1) / l.block * l.panels.count;
+}
+
+void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed) {
+  constexpr double p1 = 0.625, q1 = 1.5, p2 = p1 * p1, q2 = q1 * q1;
+  constexpr double np = 2 * p2 * (p2 - q2), nq = 2 * q2 * (q2 - p2);
+  constexpr double g[kIn][3] = {{1 / (p2 * q2), 0, 0},          {1 / np, p1 / np, p2 / np}, {1 / np, -p1 / np, p2 / np},
+                                {1 / nq, q1 / nq, q2 / nq}, {1 / nq, -q1 / nq, q2 / nq}, {0, 0, 1}};
+  const float* w = static_cast<const float*>(weights);
+  const float* s = static_cast<const float*>(scale);
+  const Panels panels = panels_of(p);
+  float* u = static_cast<float*>(packed);
+  for (int64_t panel = 0; panel < panels.count; ++panel) {
+    const int64_t k_first = panel_first(panels, panel) * kLanes, width = panel_width(panels, panel) * kLanes, have = least(width, p.k - k_first);
+    for (int64_t c = 0; c < p.c; ++c)
+      for (int64_t j = 0; j < width; ++j) {
+        double filter[3][3] = {}, half[kIn][3];
+        if (j < have)
+          for (int i = 0; i < 9; ++i) filter[i / 3][i % 3] = w[(i * p.c + c) * p.k + k_first + j] * (s ? s[k_first + j] : 1.f);
+        for (int i = 0; i < kIn; ++i)
+          for (int b = 0; b < 3; ++b) half[i][b] = g[i][0] * filter[0][b] + g[i][1] * filter[1][b] + g[i][2] * filter[2][b];
+        for (int i = 0; i < kIn; ++i)
+          for (int b = 0; b < kIn; ++b)
+            u[((i * kIn + b) * p.c + c) * width + j] = static_cast<float>(half[i][0] * g[b][0] + half[i][1] * g[b][1] + half[i][2] * g[b][2]);
+      }
+    u += kProducts * p.c * width;
+  }
+}
+
+}  // namespace
+
+extern const ConvKernel conv_winograd;
+const ConvKernel conv_winograd = {"conv_winograd", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack};
+
+}  // namespace CK_ISA
+}  // namespace ck

@@ -11,18 +11,20 @@ struct Taps {
   int64_t padded;  // taps inside the padded input: what count_include_pad divides by
 };
 
+static inline int64_t divide_up(int64_t a, int64_t b) { return b == 1 ? a : (a + b - 1) / b; }
+
 static inline Taps pool_taps(int64_t i, int64_t in, int64_t window, int64_t stride, int64_t pad_lo, int64_t pad_hi, int64_t dil) {
   const int64_t start = i * stride - pad_lo;
-  const int64_t skip = start < 0 ? (-start + dil - 1) / dil : 0;
-  int64_t end = start < in ? (in - start + dil - 1) / dil : 0;  // taps before the end of the input, were the window unbounded
-  int64_t padded = start < in + pad_hi ? (in + pad_hi - start + dil - 1) / dil : 0;
+  const int64_t skip = start < 0 ? divide_up(-start, dil) : 0;
+  int64_t end = start < in ? divide_up(in - start, dil) : 0;  // taps before the end of the input, were the window unbounded
+  int64_t padded = start < in + pad_hi ? divide_up(in + pad_hi - start, dil) : 0;
   end = end < window ? end : window;
   padded = padded < window ? padded : window;
   return {start + skip * dil, dil, end > skip ? end - skip : 0, padded};
 }
 
 static inline Taps adaptive_taps(int64_t i, int64_t in, int64_t out) {
-  const int64_t first = i * in / out, end = ((i + 1) * in + out - 1) / out;
+  const int64_t first = i * in / out, end = divide_up((i + 1) * in, out);
   return {first, 1, end - first, end - first};
 }
 
@@ -64,8 +66,9 @@ static inline int64_t floor_to_int(T v) {
 template <class T>
 static inline Mix<T> resize_mix(ResizeKind kind, int64_t i, int64_t in, int64_t out, double input_per_output, bool align_corners) {
   if (in == 1) return {{0}, {T(1)}};
-  const T scale = align_corners ? (out > 1 ? static_cast<T>(in - 1) / static_cast<T>(out - 1) : T(0))
-                                : static_cast<T>(input_per_output > 0 ? input_per_output : static_cast<double>(in) / static_cast<double>(out));
+  const T scale = align_corners
+                      ? (out > 1 ? static_cast<T>(in - 1) / static_cast<T>(out - 1) : T(0))
+                      : static_cast<T>(input_per_output > 0 ? input_per_output : static_cast<double>(in) / static_cast<double>(out));
   const int64_t last = in - 1;
   if (kind == ResizeKind::kNearest || kind == ResizeKind::kNearestExact) {  // in float whatever T is, as torch
     const float step = static_cast<float>(scale);
@@ -98,12 +101,9 @@ static inline Mix<T> resize_mix(ResizeKind kind, int64_t i, int64_t in, int64_t 
 static inline int64_t border_index(Border border, int64_t i, int64_t n) {
   if (i >= 0 && i < n) return i;
   switch (border) {
-    case Border::kConstant:
-      return -1;
-    case Border::kReplicate:
-      return i < 0 ? 0 : n - 1;
-    case Border::kCircular:
-      return ((i % n) + n) % n;
+    case Border::kConstant: return -1;
+    case Border::kReplicate: return i < 0 ? 0 : n - 1;
+    case Border::kCircular: return ((i % n) + n) % n;
     case Border::kReflect: {
       if (n == 1) return 0;
       const int64_t period = 2 * (n - 1), j = ((i % period) + period) % period;

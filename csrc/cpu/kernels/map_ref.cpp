@@ -15,20 +15,13 @@ namespace {
 template <class T>
 T combine(MapKind kind, T a, T b) {
   switch (kind) {
-    case MapKind::kUnary:
-      return a;
-    case MapKind::kAdd:
-      return a + b;
-    case MapKind::kSub:
-      return a - b;
-    case MapKind::kMul:
-      return a * b;
-    case MapKind::kDiv:
-      return a / b;
-    case MapKind::kMax:
-      return a != a || a > b ? a : b;
-    case MapKind::kMin:
-      return a != a || a < b ? a : b;
+    case MapKind::kUnary: return a;
+    case MapKind::kAdd: return a + b;
+    case MapKind::kSub: return a - b;
+    case MapKind::kMul: return a * b;
+    case MapKind::kDiv: return a / b;
+    case MapKind::kMax: return a != a || a > b ? a : b;
+    case MapKind::kMin: return a != a || a < b ? a : b;
   }
   return a;
 }

@@ -18,20 +18,13 @@ namespace {
 template <MapKind kKind>
 CK_INLINE vf combine(vf a, vf b) {
   switch (kKind) {
-    case MapKind::kUnary:
-      return a;
-    case MapKind::kAdd:
-      return a + b;
-    case MapKind::kSub:
-      return a - b;
-    case MapKind::kMul:
-      return a * b;
-    case MapKind::kDiv:
-      return a / b;
-    case MapKind::kMax:
-      return select(b != b, b, vmax(a, b));  // vmax keeps NaN in a
-    case MapKind::kMin:
-      return select(b != b, b, vmin(a, b));
+    case MapKind::kUnary: return a;
+    case MapKind::kAdd: return a + b;
+    case MapKind::kSub: return a - b;
+    case MapKind::kMul: return a * b;
+    case MapKind::kDiv: return a / b;
+    case MapKind::kMax: return select(b != b, b, vmax(a, b));  // vmax keeps NaN in a
+    case MapKind::kMin: return select(b != b, b, vmin(a, b));
   }
   return a;
 }
@@ -70,7 +63,8 @@ void loop(const MapProblem& p, const MapArgs& args, const Runs& runs, int64_t fi
   const bool one_span = args.y.pixel == p.c && whole(a, p.c) && whole(b, p.c);
   const bool dense = dense_rows(args.y, p.d, p.h, p.w) && dense_rows(a.view, p.d, p.h, p.w) && dense_rows(b.view, p.d, p.h, p.w);
   const bool clamps = p.act.kind == Act::kClamp, later = !clamps && p.act.kind != Act::kNone;
-  const vf lo = splat(clamps ? static_cast<float>(p.act.a) : -__builtin_inff()), hi = splat(clamps ? static_cast<float>(p.act.b) : __builtin_inff());
+  const vf lo = splat(clamps ? static_cast<float>(p.act.a) : -__builtin_inff()),
+           hi = splat(clamps ? static_cast<float>(p.act.b) : __builtin_inff());
   runs.each(first, last, dense, [&](int64_t n, int64_t d, int64_t h, int64_t w, int64_t count) {
     const float* pa = at<float>(a.view, n, d, h, w);
     const float* pb = at<float>(b.view, n, d, h, w);
@@ -81,14 +75,10 @@ void loop(const MapProblem& p, const MapArgs& args, const Runs& runs, int64_t fi
         activate_span(pa, y, length, p.act);
         continue;
       }
-      if (a.row && b.row)
-        span<kKind, true, true>(pa, pb, y, length, lo, hi);
-      else if (a.row)
-        span<kKind, true, false>(pa, pb, y, length, lo, hi);
-      else if (b.row)
-        span<kKind, false, true>(pa, pb, y, length, lo, hi);
-      else
-        span<kKind, false, false>(pa, pb, y, length, lo, hi);
+      if (a.row && b.row) span<kKind, true, true>(pa, pb, y, length, lo, hi);
+      else if (a.row) span<kKind, true, false>(pa, pb, y, length, lo, hi);
+      else if (b.row) span<kKind, false, true>(pa, pb, y, length, lo, hi);
+      else span<kKind, false, false>(pa, pb, y, length, lo, hi);
       if (later) activate_span(y, y, length, p.act);
     }
   });
@@ -106,20 +96,13 @@ int64_t tasks(const MapProblem& p, int64_t images) { return p.c ? images * split
 void run(const MapProblem& p, const MapArgs& args, int64_t, int64_t first, int64_t last, void*) {
   const Runs runs = split(p);
   switch (p.kind) {
-    case MapKind::kUnary:
-      return loop<MapKind::kUnary>(p, args, runs, first, last);
-    case MapKind::kAdd:
-      return loop<MapKind::kAdd>(p, args, runs, first, last);
-    case MapKind::kSub:
-      return loop<MapKind::kSub>(p, args, runs, first, last);
-    case MapKind::kMul:
-      return loop<MapKind::kMul>(p, args, runs, first, last);
-    case MapKind::kDiv:
-      return loop<MapKind::kDiv>(p, args, runs, first, last);
-    case MapKind::kMax:
-      return loop<MapKind::kMax>(p, args, runs, first, last);
-    case MapKind::kMin:
-      return loop<MapKind::kMin>(p, args, runs, first, last);
+    case MapKind::kUnary: return loop<MapKind::kUnary>(p, args, runs, first, last);
+    case MapKind::kAdd: return loop<MapKind::kAdd>(p, args, runs, first, last);
+    case MapKind::kSub: return loop<MapKind::kSub>(p, args, runs, first, last);
+    case MapKind::kMul: return loop<MapKind::kMul>(p, args, runs, first, last);
+    case MapKind::kDiv: return loop<MapKind::kDiv>(p, args, runs, first, last);
+    case MapKind::kMax: return loop<MapKind::kMax>(p, args, runs, first, last);
+    case MapKind::kMin: return loop<MapKind::kMin>(p, args, runs, first, last);
   }
 }
 

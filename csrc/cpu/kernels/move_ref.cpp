@@ -25,7 +25,8 @@ void run(const MoveProblem& p, const MoveArgs& a, int64_t, int64_t first, int64_
           j[p.perm[k]] = border_index(p.border, i[k] - p.lo[k], p.in[p.perm[k]]);
           inside = inside && j[p.perm[k]] >= 0;
         }
-        at<T>(a.y, n, i[0], i[1], i[2])[i[3] * a.y_channel] = inside ? at<T>(a.x, n, j[0], j[1], j[2])[j[3] * a.x_channel] : static_cast<T>(p.value);
+        at<T>(a.y, n, i[0], i[1], i[2])[i[3] * a.y_channel] =
+            inside ? at<T>(a.x, n, j[0], j[1], j[2])[j[3] * a.x_channel] : static_cast<T>(p.value);
       }
   }
 }

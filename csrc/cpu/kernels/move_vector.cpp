@@ -12,7 +12,7 @@
 // Source    as move_ref.cpp
 #include "core/kernel.h"
 #include "core/window.h"
-#include "simd/transpose.h"
+#include "simd/shuffle.h"
 
 namespace ck {
 namespace CK_ISA {
@@ -74,25 +74,24 @@ void transposed(const float* x, float* y, const Axis& a, const Axis& b) {
     if (b.n == 3) return separate<3>(x, y, b.y, a.n);
     if (b.n == 4) return separate<4>(x, y, b.y, a.n);
   }
-  for (int64_t j0 = 0; j0 < b.n; j0 += kSquares * kLanes) {
-    const int64_t j_end = j0 + kSquares * kLanes < b.n ? j0 + kSquares * kLanes : b.n;
-    for (int64_t i = 0; i < a.n; i += kLanes) {
-      const int rows = a.n - i < kLanes ? static_cast<int>(a.n - i) : kLanes;
-      for (int64_t j = j0; j < j_end; j += kLanes) {
-        const int columns = j_end - j < kLanes ? static_cast<int>(j_end - j) : kLanes;
-        const float* from = x + i * a.x + j;
-        float* to = y + j * b.y + i;
-        if (rows == kLanes && columns == kLanes)
-          square(from, a.x, to, b.y, kLanes, kLanes, Full{}, Full{});
-        else if (rows == kLanes)
-          square(from, a.x, to, b.y, kLanes, columns, Part{columns}, Full{});
-        else if (columns == kLanes)
-          square(from, a.x, to, b.y, rows, kLanes, Full{}, Part{rows});
-        else
-          square(from, a.x, to, b.y, rows, columns, Part{columns}, Part{rows});
-      }
-    }
-  }
+  constexpr int64_t kBlock = kSquares * kLanes;
+  for (int64_t j0 = 0; j0 < b.n; j0 += kBlock)
+    for (int64_t i0 = 0; i0 < a.n; i0 += kBlock)
+      for (int64_t j = j0; j < b.n && j < j0 + kBlock; j += kLanes)
+        for (int64_t i = i0; i < a.n && i < i0 + kBlock; i += kLanes) {
+          const int rows = a.n - i < kLanes ? static_cast<int>(a.n - i) : kLanes;
+          const int columns = b.n - j < kLanes ? static_cast<int>(b.n - j) : kLanes;
+          const float* from = x + i * a.x + j;
+          float* to = y + j * b.y + i;
+          if (rows == kLanes && columns == kLanes)
+            square(from, a.x, to, b.y, kLanes, kLanes, Full{}, Full{});
+          else if (rows == kLanes)
+            square(from, a.x, to, b.y, kLanes, columns, Part{columns}, Full{});
+          else if (columns == kLanes)
+            square(from, a.x, to, b.y, rows, kLanes, Full{}, Part{rows});
+          else
+            square(from, a.x, to, b.y, rows, columns, Part{columns}, Part{rows});
+        }
 }
 
 // The strided copy of a box: outer axes first, as they lie in y.
@@ -143,12 +142,12 @@ struct Range {
 void fill_border(const MoveProblem& p, const float* x, float* y, const Range* r) {
   const float value = static_cast<float>(p.value);
   const Range& c = r[3];
-  auto piece = [&](int64_t source, float* to, int64_t lo, int64_t hi) {  // source < 0: constant
-    if (source < 0) return fill_row(to + lo * c.y, c.y, hi - lo, value);
-    if (c.first == c.lo && c.last == c.hi) return copy_row(x + source + (lo - c.shift) * c.x, to + lo * c.y, {hi - lo, c.x, c.y});
+  auto piece = [&](const float* from, float* to, int64_t lo, int64_t hi) {  // from nowhere: the constant
+    if (!from) return fill_row(to + lo * c.y, c.y, hi - lo, value);
+    if (c.first == c.lo && c.last == c.hi) return copy_row(from + (lo - c.shift) * c.x, to + lo * c.y, {hi - lo, c.x, c.y});
     for (int64_t i = lo; i < hi; ++i) {
       const int64_t j = border_index(p.border, i - c.shift, c.in);
-      to[i * c.y] = j < 0 ? value : x[source + j * c.x];
+      to[i * c.y] = j < 0 ? value : from[j * c.x];
     }
   };
   for (int64_t i = r[0].lo; i < r[0].hi; ++i) {
@@ -159,40 +158,46 @@ void fill_border(const MoveProblem& p, const float* x, float* y, const Range* r)
       for (int64_t k = r[2].lo; k < r[2].hi; ++k) {
         float* to = y + i * r[0].y + j * r[1].y + k * r[2].y;
         const int64_t w = border_index(p.border, k - r[2].shift, r[2].in);
-        const int64_t source = d < 0 || h < 0 || w < 0 ? -1 : d * r[0].x + h * r[1].x + w * r[2].x;
+        const float* from = d < 0 || h < 0 || w < 0 ? nullptr : x + d * r[0].x + h * r[1].x + w * r[2].x;
         if (inside && k >= r[2].first && k < r[2].last) {
           if (c.first == c.lo && c.last == c.hi) {
             k = r[2].last - 1;
           } else if (c.first >= c.last) {
-            piece(source, to, c.lo, c.hi);
+            piece(from, to, c.lo, c.hi);
           } else {
-            piece(source, to, c.lo, c.first);
-            piece(source, to, c.last, c.hi);
+            piece(from, to, c.lo, c.first);
+            piece(from, to, c.last, c.hi);
           }
         } else {
-          piece(source, to, c.lo, c.hi);
+          piece(from, to, c.lo, c.hi);
         }
       }
     }
   }
 }
 
-// Sizes of a block of y: all of dimension 2, then as much of 3, 1 and 0 as 64 KB hold.
+// Sizes of a block of y: up to 64 KB, first whole cache lines of rows of y and of rows of x, then what lies next in y.
 struct Blocks {
-  int64_t size[4], count[4];
+  int64_t size[4], count[4], total;
 };
 
 Blocks split(const MoveProblem& p) {
-  Blocks b = {{1, 1, p.out[2], p.out[3]}, {0, 0, 1, 0}};
-  int64_t room = 16384 / (p.out[2] > 0 ? p.out[2] : 1);
-  const int inner_first[3] = {3, 1, 0};
-  for (int k : inner_first) {
-    const int64_t least = k == 3 ? 256 : 1;  // whole cache lines of a row
-    b.size[k] = room > least ? room : least;
-    if (b.size[k] > p.out[k]) b.size[k] = p.out[k];
-    if (b.size[k] < 1) b.size[k] = 1;
-    room /= b.size[k];
+  Blocks b = {{1, 1, 1, 1}, {0, 0, 0, 0}, 1};
+  int64_t room = 16384;
+  auto grow = [&](int k, int64_t limit) {
+    int64_t n = limit < p.out[k] ? limit : p.out[k];
+    if (n < 1) n = 1;
+    room = room * b.size[k] / n;
+    b.size[k] = n;
+  };
+  grow(3, 256);
+  for (int k = 0; k < 3; ++k)
+    if (p.perm[k] == 3) grow(k, 64);
+  for (int k = 3; k >= 0; --k)
+    if (room > 1) grow(k, room * b.size[k]);
+  for (int k = 0; k < 4; ++k) {
     b.count[k] = (p.out[k] + b.size[k] - 1) / b.size[k];
+    b.total *= b.count[k];
   }
   return b;
 }
@@ -200,17 +205,15 @@ Blocks split(const MoveProblem& p) {
 const char* refuse(const MoveProblem&) { return nullptr; }
 double cost(const MoveProblem& p) { return double(p.out[0] * p.out[1] * p.out[2] * p.out[3]) * 8 / 8e3; }
 int64_t scratch_bytes(const MoveProblem&) { return 0; }
-int64_t tasks(const MoveProblem& p, int64_t images) {
-  const Blocks b = split(p);
-  return p.out[2] ? images * b.count[0] * b.count[1] * b.count[3] : 0;
-}
+int64_t tasks(const MoveProblem& p, int64_t images) { return images * split(p).total; }
 
 void run(const MoveProblem& p, const MoveArgs& a, int64_t, int64_t first, int64_t last, void*) {
   const Blocks b = split(p);
   const int64_t xs[4] = {a.x.depth, a.x.row, a.x.pixel, a.x_channel}, ys[4] = {a.y.depth, a.y.row, a.y.pixel, a.y_channel};
   for (int64_t task = first; task < last; ++task) {
-    const int64_t n = task / (b.count[0] * b.count[1] * b.count[3]);
-    const int64_t block[4] = {task / (b.count[1] * b.count[3]) % b.count[0], task / b.count[3] % b.count[1], 0, task % b.count[3]};
+    const int64_t n = task / b.total;
+    int64_t block[4], rest = task % b.total;
+    for (int k = 3; k >= 0; --k) block[k] = rest % b.count[k], rest /= b.count[k];
     const float* x = at<float>(a.x, n, 0, 0, 0);
     float* y = at<float>(a.y, n, 0, 0, 0);
     Range r[4];

@@ -65,18 +65,11 @@ void run(const NormProblem& p, const NormArgs& a, int64_t, int64_t first, int64_
       const T* x = at<T>(a.x, n, d, h, w);
       T* y = at<T>(a.y, n, d, h, w);
       switch (p.kind) {
-        case NormKind::kScaleShift:
-          scale_shift(p, x, scale, shift, y);
-          break;
-        case NormKind::kLayerNorm:
-          layer_norm(p, x, scale, shift, y);
-          break;
-        case NormKind::kLrn:
-          lrn(p, x, y);
-          break;
+        case NormKind::kScaleShift: scale_shift(p, x, scale, shift, y); break;
+        case NormKind::kLayerNorm: layer_norm(p, x, scale, shift, y); break;
+        case NormKind::kLrn: lrn(p, x, y); break;
         case NormKind::kSoftmax:
-        case NormKind::kLogSoftmax:
-          softmax(p, x, y);
+        case NormKind::kLogSoftmax: softmax(p, x, y);
       }
     }
   }

@@ -9,26 +9,11 @@
 #include "core/kernel.h"
 #include "cpu/runs.h"
 #include "simd/math.h"
+#include "simd/shuffle.h"
 
 namespace ck {
 namespace CK_ISA {
 namespace {
-
-// The sum or maximum of the lanes, halves folded onto halves.
-CK_INLINE float lane_sum(vf v) {
-  float a[kLanes];
-  store(a, v);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) a[i] += a[i + half];
-  return a[0];
-}
-CK_INLINE float lane_max(vf v) {
-  float a[kLanes];
-  store(a, v);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) a[i] = a[i + half] > a[i] ? a[i + half] : a[i];
-  return a[0];
-}
 
 CK_INLINE int rest(int64_t n) { return static_cast<int>(n); }
 
@@ -59,7 +44,8 @@ void scale_shift(const NormProblem& p, const NormArgs& a, const Runs& runs, int6
     scale = scratch, shift = scratch + period;
   }
   const bool clamps = p.act.kind == Act::kClamp;
-  const vf lo = splat(clamps ? static_cast<float>(p.act.a) : -__builtin_inff()), hi = splat(clamps ? static_cast<float>(p.act.b) : __builtin_inff());
+  const vf lo = splat(clamps ? static_cast<float>(p.act.a) : -__builtin_inff()),
+           hi = splat(clamps ? static_cast<float>(p.act.b) : __builtin_inff());
   const bool later = !clamps && p.act.kind != Act::kNone;
   const bool dense = dense_rows(a.x, p.d, p.h, p.w) && dense_rows(a.y, p.d, p.h, p.w);
   runs.each(first, last, dense, [&](int64_t n, int64_t d, int64_t h, int64_t w, int64_t count) {
@@ -80,7 +66,8 @@ void layer_norm(const NormProblem& p, const float* x, const float* scale, const 
   for (; c < blocked; c += 4 * kLanes) CK_UNROLL for (int v = 0; v < 4; ++v) sum[v] += load(x + c + v * kLanes);
   for (; c + kLanes <= p.c; c += kLanes) sum[0] += load(x + c);
   if (c < p.c) sum[1] += load_n(x + c, rest(p.c - c));
-  const vf mean = splat(lane_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) / static_cast<float>(p.c));
+  const vf channels = splat(static_cast<float>(p.c));
+  const vf mean = lane_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) / channels;
   for (c = 0; c < blocked; c += 4 * kLanes) {
     CK_UNROLL for (int v = 0; v < 4; ++v) {
       const vf centred = load(x + c + v * kLanes) - mean;
@@ -93,8 +80,8 @@ void layer_norm(const NormProblem& p, const float* x, const float* scale, const 
     store_n(tail, load_n(x + c, rest(p.c - c)) - mean, rest(p.c - c));
     squares[1] += load(tail) * load(tail);
   }
-  const float variance = lane_sum((squares[0] + squares[1]) + (squares[2] + squares[3])) / static_cast<float>(p.c);
-  const vf inverse = splat(1.0f / __builtin_sqrtf(variance + static_cast<float>(p.eps)));
+  const vf variance = lane_sum((squares[0] + squares[1]) + (squares[2] + squares[3])) / channels;
+  const vf inverse = splat(1.0f) / vsqrt(variance + splat(static_cast<float>(p.eps)));
   auto normalise = [&](auto io, int64_t i) __attribute__((always_inline)) {
     vf v = (io.load(x + i) - mean) * inverse;
     if (scale) v *= io.load(scale + i);
@@ -135,7 +122,7 @@ void softmax(const NormProblem& p, const float* x, float* y) {
   if (tail) store_n(last, load_n(x + whole, tail), tail);
   vf largest = load(last);
   for (int64_t c = 0; c < whole; c += kLanes) largest = vmax(load(x + c), largest);
-  const vf max = splat(lane_max(largest));
+  const vf max = lane_max(largest);
   vf sum = vexp(load(last) - max);
   if (tail && !log) store_n(y + whole, sum, tail);
   for (int64_t c = 0; c < whole; c += kLanes) {
@@ -143,8 +130,8 @@ void softmax(const NormProblem& p, const float* x, float* y) {
     if (!log) store(y + c, e);
     sum += e;
   }
-  const vf total = splat(lane_sum(sum));
-  const vf log_total = vlog(total);
+  const vf total = lane_sum(sum);
+  const vf log_total = log ? vlog(total) : total;
   auto scale = [&](auto io, int64_t c) __attribute__((always_inline)) {
     io.store(y + c, log ? io.load(x + c) - max - log_total : io.load(y + c) / total);
   };

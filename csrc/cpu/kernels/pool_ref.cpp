@@ -1,7 +1,7 @@
 // pool_ref.cpp: max and average pooling, float32 and float64, as the definition says.
 //
 // Computes  y[n,z,p,q,c] = max or sum/divisor of x[n,d,h,w,c] over the window of (z,p,q)   (core/window.h)
-// Layout    x NDHWC, y NZPQC, index like y: the flat position of the maximum within d*h*w; the last NaN wins, else the first maximum (torch)
+// Layout    x NDHWC, y NZPQC; index like y: the flat position of the maximum within d*h*w. The last NaN wins, else the first maximum
 // Tiling    task = output row (n,z,p)
 // Cost      NZPQC*TRS comparisons or additions
 // Refuses   nothing

@@ -1,4 +1,5 @@
-// transpose.h: a square of kLanes x kLanes floats transposed in registers: log2(kLanes) rounds of two-operand shuffles.
+// shuffle.h: what needs lanes to change places: the sum and the maximum of a vector, and squares of kLanes x kLanes floats transposed
+// in registers. Both take log2(kLanes) rounds of shuffles.
 #pragma once
 #include "simd/vec.h"
 
@@ -43,6 +44,30 @@ CK_INLINE vf shuffle(vf a, vf b, Lanes<kJ...>) {
 template <class Pick>
 CK_INLINE vf shuffle(vf a, vf b) {
   return shuffle<Pick>(a, b, typename CountLanes<kLanes>::Type());
+}
+
+// Lane j meets lane j ^ kStep.
+template <int kStep>
+struct Flip {
+  static constexpr int lane(int j) { return j ^ kStep; }
+};
+template <int kStep>
+CK_INLINE vf flip(vf v) {
+  return shuffle<Flip<(kStep < kLanes ? kStep : 0)>>(v, v);
+}
+
+// The sum (the maximum) of all lanes, in every lane.
+CK_INLINE vf lane_sum(vf v) {
+  if (kLanes > 8) v += flip<8>(v);
+  if (kLanes > 4) v += flip<4>(v);
+  v += flip<2>(v);
+  return v + flip<1>(v);
+}
+CK_INLINE vf lane_max(vf v) {
+  if (kLanes > 8) v = vmax(v, flip<8>(v));
+  if (kLanes > 4) v = vmax(v, flip<4>(v));
+  v = vmax(v, flip<2>(v));
+  return vmax(v, flip<1>(v));
 }
 
 template <int kStep>

@@ -191,7 +191,7 @@ static __attribute__((noinline, unused)) void activate_span(const float* x, floa
   with_activation(act.kind, ActivateSpan{x, y, n, static_cast<float>(act.a), static_cast<float>(act.b)});
 }
 
-// The rarer activations of one vector, out of line: an unrolled epilogue has many call sites, a dozen inlined bodies at each would be the kernel.
+// The rarer activations of one vector, out of line: an unrolled epilogue has many call sites, and a dozen bodies at each would be too much code.
 struct ActivateVector {
   vf* v;
   float a, b;

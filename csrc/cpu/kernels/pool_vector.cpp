@@ -151,7 +151,7 @@ void columns(const PoolProblem& p, const PoolArgs& a, const Run& run, float* scr
 }
 
 template <class IO>
-CK_INLINE void indexed(const PoolProblem& p, const Window& win, const Taps (&taps)[3], int64_t c, int lanes, float* y, int64_t* index, IO io) {
+CK_INLINE void indexed(const PoolProblem& p, const Window& win, const Taps* taps, int64_t c, int lanes, float* y, int64_t* index, IO io) {
   const Taps &depth = taps[0], &row = taps[1], &column = taps[2];
   vf best = splat(-__builtin_inff());
   vi where = splat_int(static_cast<int32_t>((depth.first * p.h + row.first) * p.w + column.first));

@@ -1,4 +1,4 @@
-"""What an installed convkern promises the process it is imported into: one OpenMP runtime, a fast import, life after a fork, a small wheel."""
+"""What an installed convkern promises its process: one OpenMP runtime, a fast import, life after a fork, few needs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def test_one_openmp_runtime(order: str) -> None:
 {order}
 convolve()
 torch.ones(1000, 1000).sin().sum()
-runtimes = {{line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line or "libiomp" in line or "libomp" in line}}
+mapped = {{line.split()[-1] for line in open("/proc/self/maps") if "/" in line}}
+runtimes = [path for path in mapped if any(name in path for name in ("libgomp", "libiomp", "libomp"))]
 print(len(runtimes), *runtimes)
 """
     )
@@ -64,7 +65,7 @@ for _ in range(3):
 
 
 def test_import_is_fast() -> None:
-    """At most 60 ms more than numpy: the difference of two medians would carry the machine's noise, so the best of several counts."""
+    """At most 60 ms more than numpy; the best of several, as anything above it is the machine's noise."""
 
     def best(module: str) -> float:
         code = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
@@ -79,7 +80,8 @@ def test_import_brings_in_no_frameworks() -> None:
         """
         import sys
         import convkern, convkern.ops, convkern.layers, convkern.models, convkern.cli
-        print(sorted({"torch", "PIL", "rich", "tqdm", "safetensors", "matplotlib", "onnx", "skimage"} & set(sys.modules)))
+        heavy = {"torch", "PIL", "rich", "tqdm", "safetensors", "matplotlib", "onnx", "skimage"}
+        print(sorted(heavy & set(sys.modules)))
         """
     )
     assert heavy.strip() == "[]"
@@ -93,7 +95,7 @@ def test_forked_child_works(torch_first: bool) -> None:
         + CONVOLVE
         + """
 import multiprocessing, warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on forks of threaded processes: that is the point here
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads: the point here
 def child(queue):
     queue.put(convolve().tobytes())
 if __name__ == "__main__":

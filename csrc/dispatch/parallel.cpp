@@ -11,6 +11,8 @@ namespace ck {
 namespace {
 
 std::atomic<bool> g_forked{false};
+// When the library is loaded: a child must be known whatever its parent called before.
+[[maybe_unused]] const int g_registered = pthread_atfork(nullptr, nullptr, [] { g_forked = true; });
 
 int from_environment(const char* name) {
   const char* text = std::getenv(name);
@@ -19,7 +21,6 @@ int from_environment(const char* name) {
 }
 
 int default_threads() {
-  pthread_atfork(nullptr, nullptr, [] { g_forked = true; });
   if (int n = from_environment("CONVKERN_NUM_THREADS")) return n;
   if (int n = from_environment("OMP_NUM_THREADS")) return n;
   cpu_set_t set;

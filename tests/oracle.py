@@ -194,7 +194,7 @@ def integers(rng: np.random.Generator, shape: tuple[int, ...], limit: int = 4, d
 
 def reals(rng: np.random.Generator, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
     """Normal numbers of both signs and a few orders of magnitude, so that cancellation does occur."""
-    return (rng.standard_normal(shape) * np.exp2(rng.integers(-3, 4, shape))).astype(dtype)
+    return np.asarray(rng.standard_normal(shape) * np.exp2(rng.integers(-3, 4, shape)), dtype)
 
 
 @dataclass

@@ -25,6 +25,11 @@ def gamma(n: float) -> float:
     return n * U / (1 - n * U)
 
 
+def for_dtype(bound: np.ndarray | float, dtype: str) -> np.ndarray:
+    """A float32 bound, or that of float64: 2^29 times finer, and twice that, since the reference then errs as much."""
+    return np.asarray(bound) * (1.0 if np.dtype(dtype) == np.float32 else 2.0**-28)
+
+
 def sum_bound(terms: float, magnitude: np.ndarray) -> np.ndarray:
     """For sums of `terms` products; magnitude = the same sum over absolute values."""
     return gamma(terms) * np.asarray(magnitude, np.float64) + terms * TINY
@@ -49,31 +54,31 @@ def _erf(v: np.ndarray) -> np.ndarray:
 
 # name -> (function of (v, a, b) in float64, its largest slope, what the rounding errors inside are relative to)
 ACTIVATIONS: dict[str, tuple[Callable[..., np.ndarray], float, Callable[..., np.ndarray]]] = {
-    "none": (lambda v, a, b: v, 1, lambda v, a: 0 * v),
-    "relu": (lambda v, a, b: np.maximum(v, 0), 1, lambda v, a: 0 * v),
-    "relu6": (lambda v, a, b: np.clip(v, 0, 6), 1, lambda v, a: 0 * v),
-    "clamp": (lambda v, a, b: np.clip(v, a, b), 1, lambda v, a: 0 * v),
-    "silu": (lambda v, a, b: v * _sigmoid(v), 1.1, lambda v, a: np.abs(v)),
-    "sigmoid": (lambda v, a, b: _sigmoid(v), 0.25, lambda v, a: 1 + 0 * v),
-    "hard_swish": (lambda v, a, b: v * np.clip(v + 3, 0, 6) / 6, 1.5, lambda v, a: np.abs(v)),
-    "hard_sigmoid": (lambda v, a, b: np.clip(v + 3, 0, 6) / 6, 1 / 6, lambda v, a: 1 + 0 * v),
-    "gelu": (lambda v, a, b: v * 0.5 * (1 + _erf(v / np.sqrt(2))), 1.13, lambda v, a: np.abs(v)),
+    "none": (lambda v, a, b: v, 1, lambda v, a, b: 0 * v),
+    "relu": (lambda v, a, b: np.maximum(v, 0), 1, lambda v, a, b: 0 * v),
+    "relu6": (lambda v, a, b: np.clip(v, 0, 6), 1, lambda v, a, b: 0 * v),
+    "clamp": (lambda v, a, b: np.clip(v, a, b), 1, lambda v, a, b: np.abs(np.clip(v, a, b))),
+    "silu": (lambda v, a, b: v * _sigmoid(v), 1.1, lambda v, a, b: np.abs(v)),
+    "sigmoid": (lambda v, a, b: _sigmoid(v), 0.25, lambda v, a, b: 1 + 0 * v),
+    "hard_swish": (lambda v, a, b: v * np.clip(v + 3, 0, 6) / 6, 1.5, lambda v, a, b: np.abs(v)),
+    "hard_sigmoid": (lambda v, a, b: np.clip(v + 3, 0, 6) / 6, 1 / 6, lambda v, a, b: 1 + 0 * v),
+    "gelu": (lambda v, a, b: v * 0.5 * (1 + _erf(v / np.sqrt(2))), 1.13, lambda v, a, b: np.abs(v)),
     "gelu_tanh": (
         lambda v, a, b: 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3))),
         1.13,
-        lambda v, a: np.abs(v),
+        lambda v, a, b: np.abs(v),
     ),
-    "tanh": (lambda v, a, b: np.tanh(v), 1, lambda v, a: np.abs(np.tanh(v))),
+    "tanh": (lambda v, a, b: np.tanh(v), 1, lambda v, a, b: np.abs(np.tanh(v))),
     "elu": (
         lambda v, a, b: np.where(v > 0, v, a * np.expm1(np.minimum(v, 0))),
         1,
-        lambda v, a: np.where(v > 0, v, abs(a)),
+        lambda v, a, b: np.where(v > 0, v, abs(a)),
     ),
-    "leaky_relu": (lambda v, a, b: np.where(v > 0, v, a * v), 1, lambda v, a: np.abs(v)),
+    "leaky_relu": (lambda v, a, b: np.where(v > 0, v, a * v), 1, lambda v, a, b: np.abs(v)),
     "softplus": (
         lambda v, a, b: np.where(v * a > b, v, np.log1p(np.exp(np.minimum(v * a, 700))) / a),
         1,
-        lambda v, a: np.maximum(np.abs(v), 1 / a),
+        lambda v, a, b: np.maximum(np.abs(v), 1 / a),
     ),
 }
 
@@ -90,7 +95,7 @@ def activation_bound(
     v = np.asarray(v, np.float64)
     _, slope, magnitude = ACTIVATIONS[kind]
     slope = max(slope, abs(a)) if kind in ("elu", "leaky_relu") else slope
-    own = FUNCTION_ULPS * U * magnitude(v, a) + TINY
+    own = FUNCTION_ULPS * U * magnitude(v, a, b) + TINY
     if kind == "softplus":  # at the threshold it jumps to the identity
         own = own + np.where(np.abs(v * a - b) < 1e-3, np.exp(-b) / a, 0)
     return slope * np.asarray(dv) + own
@@ -108,7 +113,7 @@ def softmax_bound(x: np.ndarray, axis: int = -1, log: bool = False) -> np.ndarra
     )
     if log:
         return relative + U * (below + np.log(total)) * 2
-    return relative * np.exp(-below) / total + TINY
+    return relative * np.exp(-below) / total + 8 * TINY  # exp gives zero a little before the smallest normal number
 
 
 def layer_norm_bound(
@@ -146,6 +151,14 @@ def resize_bound(x: np.ndarray, spatial: tuple[int, ...], taps: int) -> np.ndarr
     x = np.abs(np.asarray(x, np.float64))
     coordinates = 4 * sum(spatial)
     return (gamma(taps ** len(spatial) + 4) + coordinates * U * taps) * x.max(initial=0.0) * 1.5 ** len(spatial) + TINY
+
+
+def network_bound(want: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    """For a few operators on values of the order of one: not derived, a thousand roundings of the largest output.
+
+    The kernels have bounds of their own; this finds a wrong graph: a lost bias, a shifted window, a stale weight.
+    """
+    return for_dtype(np.full(want.shape, 1000 * U * max(1.0, float(np.abs(want).max(initial=0.0)))), dtype)
 
 
 # Comparisons

@@ -40,12 +40,10 @@ def as_ndarray(obj: Any, what: str = "input") -> np.ndarray:
         except (RuntimeError, TypeError) as error:
             raise DTypeError(f"{what}: got a {_kind(obj)} of {obj.dtype}, which cannot be read ({error})") from None
     if hasattr(obj, "__dlpack__") and hasattr(obj, "__dlpack_device__"):
-        device = int(obj.__dlpack_device__()[0])
+        device = _device(obj)
         if device not in _HOST_DEVICES:
-            raise Unsupported(
-                f"{what}: got a {_kind(obj)} in {_DEVICE_NAMES.get(device, f'device type {device}')} memory; "
-                "only CPU arrays are read, move it to the CPU first"
-            )
+            name = _DEVICE_NAMES.get(device) or getattr(obj, "device", device)
+            raise Unsupported(f"{what}: got a {_kind(obj)} on device {name}; only CPU arrays are read, move it first")
         try:
             return np.from_dlpack(obj)
         except (BufferError, RuntimeError, TypeError, ValueError) as error:
@@ -54,12 +52,18 @@ def as_ndarray(obj: Any, what: str = "input") -> np.ndarray:
     if hasattr(obj, "__array_interface__"):
         return np.asarray(obj)
     if hasattr(obj, "__cuda_array_interface__"):
-        raise Unsupported(
-            f"{what}: got a {_kind(obj)} in CUDA memory; only CPU arrays are read, move it to the CPU first"
-        )
+        raise Unsupported(f"{what}: got a {_kind(obj)} on device CUDA; only CPU arrays are read, move it first")
     raise DTypeError(
         f"{what}: got a {_kind(obj)}, want an array (NumPy, or an object with __dlpack__ or __array_interface__)"
     )
+
+
+def _device(obj: Any) -> int:
+    """DLPack's number of the device; -1 for one that DLPack does not know."""
+    try:
+        return int(obj.__dlpack_device__()[0])
+    except (BufferError, RuntimeError, ValueError):
+        return -1
 
 
 def asarray(obj: Any, what: str = "input", like: np.dtype | None = None) -> np.ndarray:

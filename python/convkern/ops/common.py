@@ -91,7 +91,10 @@ def one_axis(op: str, dim: Any, rank: int) -> int:
 
 
 def new_plan(dtype: np.dtype) -> _core.Plan:
-    return _core.Plan("float32" if dtype.itemsize == 4 else "float64")  # dtype.name would take longer than the rest
+    """A plan that rounds as plain sums do: the weights of a single call are not worth a Winograd transform."""
+    return _core.Plan(
+        "float32" if dtype.itemsize == 4 else "float64", exact=True
+    )  # dtype.name takes longer than all this
 
 
 def start(x: np.ndarray) -> tuple[_core.Plan, int]:

@@ -33,6 +33,8 @@ def _folds(pad: Node, node: Node, graph: Graph, producers: dict[int, Node]) -> b
         return not node.attrs.get("transposed", False)
     if node.op != "pool" or any(d > 1 for d in node.attrs.get("dilation") or ()):
         return False
+    if node.attrs.get("ceil_mode", False):  # a last window may start in zeros, not in the pooling's own padding
+        return False
     own = node.attrs.get("padding") or ((0, 0),) * len(spatial)
     fits = all(max(a + lo, b + hi) < r for (a, b), (lo, hi), r in zip(own, spatial, node.attrs["window"]))
     if node.attrs["kind"] == "avg":

@@ -49,8 +49,9 @@ struct Kernel {
   int64_t (*tasks)(const Problem&, int64_t images);
   void (*run)(const Problem&, const Args&, int64_t images, int64_t first, int64_t last, void* scratch);
   // Convolutions only: weights T R S C/G K (times scale[k] if given) into the row's own layout. Null for the other families.
-  int64_t (*packed_bytes)(const Problem&);
-  void (*pack)(const Problem&, const void* weights, const void* scale, void* packed);
+  int64_t (*packed_bytes)(const Problem&) = nullptr;
+  int64_t (*pack_tasks)(const Problem&) = nullptr;
+  void (*pack)(const Problem&, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) = nullptr;
 };
 
 using ConvKernel = Kernel<ConvProblem, ConvArgs>;

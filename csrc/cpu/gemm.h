@@ -178,22 +178,24 @@ CK_INLINE int64_t gemm_packed_bytes(const ConvProblem& p) {
 }
 
 // T R S C/G K -> [group][panel][tap][c][nv * kLanes]
-CK_INLINE void gemm_pack(const ConvProblem& p, const void* weights, const void* scale, void* packed) {
+CK_INLINE int64_t gemm_pack_tasks(const ConvProblem& p) { return p.groups * panels_of(p).count; }
+
+CK_INLINE void gemm_pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) {
   const float* w = static_cast<const float*>(weights);
   const float* s = static_cast<const float*>(scale);
-  float* out = static_cast<float*>(packed);
   const Panels panels = panels_of(p);
   const int64_t rows = taps_of(p) * (p.c / p.groups);
-  for (int64_t g = 0; g < p.groups; ++g)
-    for (int64_t i = 0; i < panels.count; ++i) {
-      const int64_t k_first = panel_first(panels, i) * kLanes, width = panel_width(panels, i) * kLanes;
-      const int64_t have = panels.group_k - k_first < width ? panels.group_k - k_first : width;
-      const int64_t k = g * panels.group_k + k_first;
-      for (int64_t row = 0; row < rows; ++row, out += width) {
-        for (int64_t j = 0; j < have; ++j) out[j] = s ? w[row * p.k + k + j] * s[k + j] : w[row * p.k + k + j];
-        for (int64_t j = have; j < width; ++j) out[j] = 0.f;
-      }
+  for (int64_t task = first; task < last; ++task) {
+    const int64_t g = task / panels.count, i = task % panels.count;
+    const int64_t k_first = panel_first(panels, i) * kLanes, width = panel_width(panels, i) * kLanes;
+    const int64_t have = panels.group_k - k_first < width ? panels.group_k - k_first : width;
+    const int64_t k = g * panels.group_k + k_first;
+    float* out = static_cast<float*>(packed) + (g * panels.vecs * kLanes + k_first) * rows;
+    for (int64_t row = 0; row < rows; ++row, out += width) {
+      for (int64_t j = 0; j < have; ++j) out[j] = s ? w[row * p.k + k + j] * s[k + j] : w[row * p.k + k + j];
+      for (int64_t j = have; j < width; ++j) out[j] = 0.f;
     }
+  }
 }
 
 // Panels are walked in super-panels that fit the second-level cache: [super-panel][pixel tile][panel of the super-panel].

@@ -49,7 +49,10 @@ std::shared_ptr<const Buffer> Parameter::packed(const ConvKernel& kernel, const 
   auto& slot = packed_[{&kernel, bytes, problem.groups}];
   if (!slot) {
     Buffer memory(bytes);
-    kernel.pack(problem, data_, scale_.bytes() ? scale_.data() : nullptr, memory.data());
+    const void* scale = scale_.bytes() ? scale_.data() : nullptr;
+    parallel_ranges(kernel.pack_tasks(problem), num_threads(), [&](int, int64_t first, int64_t last) {
+      kernel.pack(problem, data_, scale, memory.data(), first, last);
+    });
     slot = std::make_shared<const Buffer>(std::move(memory));
   }
   return slot;

@@ -245,12 +245,15 @@ int64_t tasks(const ConvProblem& p, int64_t images) {
 }
 
 int64_t packed_bytes(const ConvProblem& p) { return gemm_packed_bytes(p); }
-void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed) { gemm_pack(p, weights, scale, packed); }
+int64_t pack_tasks(const ConvProblem& p) { return gemm_pack_tasks(p); }
+void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) {
+  gemm_pack(p, weights, scale, packed, first, last);
+}
 
 }  // namespace
 
 extern const ConvKernel conv_direct;
-const ConvKernel conv_direct = {"conv_direct", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack};
+const ConvKernel conv_direct = {"conv_direct", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack_tasks, pack};
 
 }  // namespace CK_ISA
 }  // namespace ck

@@ -153,7 +153,8 @@ int64_t tasks(const ConvProblem& p, int64_t images) {
 }
 int64_t packed_bytes(const ConvProblem& p) { return layout_of(p).vecs * kLanes * p.t * p.r * p.s * (p.c / p.groups) * 4; }
 
-void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed) {
+int64_t pack_tasks(const ConvProblem&) { return 1; }
+void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t, int64_t) {
   const float* w = static_cast<const float*>(weights);
   const float* s = static_cast<const float*>(scale);
   float* out = static_cast<float*>(packed);
@@ -169,7 +170,7 @@ void pack(const ConvProblem& p, const void* weights, const void* scale, void* pa
 }  // namespace
 
 extern const ConvKernel conv_grouped;
-const ConvKernel conv_grouped = {"conv_grouped", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack};
+const ConvKernel conv_grouped = {"conv_grouped", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack_tasks, pack};
 
 }  // namespace CK_ISA
 }  // namespace ck

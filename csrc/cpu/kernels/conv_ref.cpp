@@ -54,7 +54,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t, int64_t first, int64_
 }
 
 template <class T>
-void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed) {
+void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t, int64_t) {
   const int64_t rows = p.t * p.r * p.s * (p.c / p.groups);
   const T* w = static_cast<const T*>(weights);
   const T* s = static_cast<const T*>(scale);
@@ -71,13 +71,14 @@ int64_t packed_bytes(const ConvProblem& p) {
 const char* refuse(const ConvProblem&) { return nullptr; }
 double cost(const ConvProblem& p) { return 1e-3 * static_cast<double>(p.z * p.p * p.q * p.k * p.t * p.r * p.s * (p.c / p.groups)) + 1e6; }
 int64_t scratch_bytes(const ConvProblem&) { return 0; }
+int64_t pack_tasks(const ConvProblem&) { return 1; }
 int64_t tasks(const ConvProblem& p, int64_t images) { return images * p.z * p.p; }
 
 }  // namespace
 
 extern const ConvKernel conv_ref, conv_ref64;
-const ConvKernel conv_ref = {"conv_ref", refuse, cost, scratch_bytes, tasks, run<float>, packed_bytes<float>, pack<float>};
-const ConvKernel conv_ref64 = {"conv_ref64", refuse, cost, scratch_bytes, tasks, run<double>, packed_bytes<double>, pack<double>};
+const ConvKernel conv_ref = {"conv_ref", refuse, cost, scratch_bytes, tasks, run<float>, packed_bytes<float>, pack_tasks, pack<float>};
+const ConvKernel conv_ref64 = {"conv_ref64", refuse, cost, scratch_bytes, tasks, run<double>, packed_bytes<double>, pack_tasks, pack<double>};
 
 }  // namespace ref
 }  // namespace ck

@@ -210,7 +210,9 @@ int64_t tasks(const ConvProblem& p, int64_t images) {
   return (images * l.tiles + l.block - 1) / l.block * l.panels.count;
 }
 
-void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed) {
+int64_t pack_tasks(const ConvProblem& p) { return panels_of(p).count; }
+
+void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) {
   constexpr double p1 = 0.625, q1 = 1.5, p2 = p1 * p1, q2 = q1 * q1;
   constexpr double np = 2 * p2 * (p2 - q2), nq = 2 * q2 * (q2 - p2);
   constexpr double g[kIn][3] = {{1 / (p2 * q2), 0, 0},          {1 / np, p1 / np, p2 / np}, {1 / np, -p1 / np, p2 / np},
@@ -218,28 +220,31 @@ void pack(const ConvProblem& p, const void* weights, const void* scale, void* pa
   const float* w = static_cast<const float*>(weights);
   const float* s = static_cast<const float*>(scale);
   const Panels panels = panels_of(p);
-  float* u = static_cast<float*>(packed);
-  for (int64_t panel = 0; panel < panels.count; ++panel) {
+  for (int64_t panel = first; panel < last; ++panel) {
     const int64_t k_first = panel_first(panels, panel) * kLanes, width = panel_width(panels, panel) * kLanes, have = least(width, p.k - k_first);
+    float* u = static_cast<float*>(packed) + k_first * kProducts * p.c;
     for (int64_t c = 0; c < p.c; ++c)
-      for (int64_t j = 0; j < width; ++j) {
-        double filter[3][3] = {}, half[kIn][3];
-        if (j < have)
-          for (int i = 0; i < 9; ++i) filter[i / 3][i % 3] = w[(i * p.c + c) * p.k + k_first + j] * (s ? s[k_first + j] : 1.f);
+      for (int64_t j = 0; j < width; j += kLanes) {  // one vector of filters at a time: the inner loops vectorise in double
+        double filter[9][kLanes] = {}, half[kIn][3][kLanes];
+        for (int i = 0; i < 9; ++i)
+          for (int64_t l = 0; l < least(kLanes, have - j); ++l)
+            filter[i][l] = w[(i * p.c + c) * p.k + k_first + j + l] * (s ? s[k_first + j + l] : 1.f);
         for (int i = 0; i < kIn; ++i)
-          for (int b = 0; b < 3; ++b) half[i][b] = g[i][0] * filter[0][b] + g[i][1] * filter[1][b] + g[i][2] * filter[2][b];
+          for (int b = 0; b < 3; ++b)
+            for (int l = 0; l < kLanes; ++l) half[i][b][l] = g[i][0] * filter[b][l] + g[i][1] * filter[3 + b][l] + g[i][2] * filter[6 + b][l];
         for (int i = 0; i < kIn; ++i)
-          for (int b = 0; b < kIn; ++b)
-            u[((i * kIn + b) * p.c + c) * width + j] = static_cast<float>(half[i][0] * g[b][0] + half[i][1] * g[b][1] + half[i][2] * g[b][2]);
+          for (int b = 0; b < kIn; ++b) {
+            float* out = u + ((i * kIn + b) * p.c + c) * width + j;
+            for (int l = 0; l < kLanes; ++l) out[l] = static_cast<float>(half[i][0][l] * g[b][0] + half[i][1][l] * g[b][1] + half[i][2][l] * g[b][2]);
+          }
       }
-    u += kProducts * p.c * width;
   }
 }
 
 }  // namespace
 
 extern const ConvKernel conv_winograd;
-const ConvKernel conv_winograd = {"conv_winograd", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack};
+const ConvKernel conv_winograd = {"conv_winograd", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack_tasks, pack};
 
 }  // namespace CK_ISA
 }  // namespace ck

@@ -42,7 +42,7 @@ def as_ndarray(obj: Any, what: str = "input") -> np.ndarray:
     if hasattr(obj, "__dlpack__") and hasattr(obj, "__dlpack_device__"):
         device = _device(obj)
         if device not in _HOST_DEVICES:
-            name = _DEVICE_NAMES.get(device) or getattr(obj, "device", device)
+            name = _DEVICE_NAMES.get(device, str(getattr(obj, "device", device)))
             raise Unsupported(f"{what}: got a {_kind(obj)} on device {name}; only CPU arrays are read, move it first")
         try:
             return np.from_dlpack(obj)

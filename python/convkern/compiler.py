@@ -114,7 +114,7 @@ def _triple(values: Sequence[int] | None, fill: int) -> Triple:
     return d, h, w
 
 
-def _pads(node: Node) -> dict[str, Triple]:
+def _pads(node: Node) -> dict[str, Any]:
     padding = node.attrs.get("padding") or ()
     return {"pad_lo": _triple([lo for lo, _ in padding], 0), "pad_hi": _triple([hi for _, hi in padding], 0)}
 

@@ -441,8 +441,8 @@ def _dense(shapes: list[Shape], attrs: Mapping[str, Any], params: Mapping[str, n
     return (*shape[:-1], kernel[-1])
 
 
-def _check_kind(op: str, attrs: Mapping[str, Any], key: str, kinds: Iterable[str]) -> str:
-    kind = attrs.get(key)
+def _check_kind(op: str, attrs: Mapping[str, Any], key: str, kinds: Sequence[str]) -> str:
+    kind = str(attrs.get(key))
     if kind not in kinds:
         raise Unsupported(f"{op}: {key}={kind!r}; want one of {', '.join(kinds)}")
     return kind

@@ -70,10 +70,9 @@ static inline Mix<T> resize_mix(ResizeKind kind, int64_t i, int64_t in, int64_t 
                       ? (out > 1 ? static_cast<T>(in - 1) / static_cast<T>(out - 1) : T(0))
                       : static_cast<T>(input_per_output > 0 ? input_per_output : static_cast<double>(in) / static_cast<double>(out));
   const int64_t last = in - 1;
-  if (kind == ResizeKind::kNearest || kind == ResizeKind::kNearestExact) {  // in float whatever T is, as torch
-    const float step = static_cast<float>(scale);
-    const int64_t at = kind == ResizeKind::kNearest ? floor_to_int(static_cast<float>(i) * step)
-                                                    : floor_to_int(static_cast<float>((static_cast<double>(i) + 0.5) * step));
+  if (kind == ResizeKind::kNearest || kind == ResizeKind::kNearestExact) {  // in float whatever T is, as torch's two-dimensional one
+    const float centre = kind == ResizeKind::kNearest ? 0.0f : 0.5f;
+    const int64_t at = floor_to_int((static_cast<float>(i) + centre) * static_cast<float>(scale));
     return {{at < last ? at : last}, {T(1)}};
   }
   T at = align_corners ? static_cast<T>(i) * scale : (static_cast<T>(i) + T(0.5)) * scale - T(0.5);

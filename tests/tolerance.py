@@ -89,22 +89,6 @@ def winograd_rms_ratio(channels: int) -> float:
     return max(2.2, (1.8**2 + 64 / channels) ** 0.5)
 
 
-WINOGRAD = 64  # F(4x4, 3x3): the largest error seen is 28 u times the magnitude below (150 problems, all ISAs)
-
-
-def winograd_bound(x: Any, w: Any, bias: Any = None, residual: Any = None, **geometry: Any) -> np.ndarray:
-    """Measured, not derived: WINOGRAD * u * the largest conv(|x|,|w|) + |bias| + |residual| of the outputs nearby.
-
-    Nearby = at most five pixels away: a tile of 4x4 outputs mixes its 6x6 inputs before they cancel.
-    """
-    absolute = [None if a is None else np.abs(np.asarray(a, np.float64)) for a in (x, w, bias, residual)]
-    magnitude = oracle.conv(*absolute, **geometry)
-    for axis in (2, 3):
-        padded = np.pad(magnitude, [(5, 5) if i == axis else (0, 0) for i in range(5)])
-        magnitude = np.lib.stride_tricks.sliding_window_view(padded, 11, axis).max(-1)
-    return WINOGRAD * U * magnitude + TINY
-
-
 def _sigmoid(v: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(v / 2))
 

@@ -111,7 +111,7 @@ def _relaid(w: np.ndarray, groups: int, transposed: bool) -> np.ndarray:
     """torch's (K,C/G,R,S), transposed (C,K/G,R,S), as the plan's (T,R,S,C/G,K)."""
     rank = w.ndim - 2
     if not transposed:
-        w = w.transpose(*range(2, rank + 2), 1, 0)
+        w = _filters_last(w)
     elif groups == 1:
         w = w.transpose(*range(2, rank + 2), 0, 1)
     else:
@@ -119,6 +119,15 @@ def _relaid(w: np.ndarray, groups: int, transposed: bool) -> np.ndarray:
         w = w.reshape(groups, c // groups, kg, *window).transpose(*range(3, rank + 3), 1, 0, 2)
         w = w.reshape(*window, c // groups, groups * kg)
     return np.ascontiguousarray(w[(None,) * (3 - rank)])
+
+
+def _filters_last(w: np.ndarray) -> np.ndarray:
+    """(K,C,R,S) as a new (R,S,C,K), (K,C) as (C,K): 16 filters at a time, so that whole cache lines are written."""
+    axes = (*range(2, w.ndim), 1, 0)
+    out = np.empty([w.shape[axis] for axis in axes], w.dtype)
+    for k in range(0, len(w), 16):
+        out[..., k : k + 16] = w[k : k + 16].transpose(axes)
+    return out
 
 
 def conv1d(
@@ -306,7 +315,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, threads: i
         return np.empty(out_shape, x.dtype)
     rows = as_rows(x)
     plan, source = start(rows)
-    matrix = np.ascontiguousarray(w.reshape(-1, w.shape[-1]).T)[None, None, None]
+    matrix = _filters_last(w.reshape(-1, w.shape[-1]))[None, None, None]
     y = plan.conv(source, _core.Parameter(matrix), None if b is None else b.reshape(-1), label="linear")
     plan.finish([y])
     return plan.run([rows], threads)[0].reshape(out_shape)

@@ -9,6 +9,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -589,6 +590,14 @@ def test_memory_of_the_input(name: str, dtype: str, rng: np.random.Generator) ->
     assert_exact(x, kept, "the input was written to")
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_broadcast_views(name: str, rng: np.random.Generator) -> None:
+    """Strides of zero are read as they are."""
+    for shape in ((1, 1, 1, 1), (1, 4, 6, 6), (3, 1, 6, 6), (3, 4, 1, 6), (3, 4, 6, 1)):
+        x = np.broadcast_to(reals(rng, shape), (3, 4, 6, 6))
+        assert_exact(CALLS[name](x), CALLS[name](x.copy()), shape)
+
+
 ON_ROWS = ("linear", "layer_norm", "softmax last")  # not on images: their results are always contiguous
 
 
@@ -664,6 +673,14 @@ def test_nan_and_infinity_spread_as_in_torch(rng: np.random.Generator) -> None:
     want = F.conv2d(torch.from_numpy(x), torch.from_numpy(w), padding=1).numpy()
     assert_exact(np.isnan(ops.conv2d(x, w, padding=1)), np.isnan(want))
     assert_exact(np.isinf(ops.conv2d(x, w, padding=1)), np.isinf(want))
+
+
+def test_calls_at_the_same_time(rng: np.random.Generator) -> None:
+    x, w = reals(rng, (4, 16, 20, 20)), reals(rng, (16, 16, 3, 3))
+    want = ops.conv2d(x, w)
+    with ThreadPoolExecutor(8) as pool:
+        for got in pool.map(lambda i: ops.conv2d(x, w, threads=1 + i % 2), range(100)):
+            assert_exact(got, want)
 
 
 # Refusals: each case is refused by PyTorch too

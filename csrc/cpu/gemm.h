@@ -23,7 +23,7 @@ namespace {
 
 constexpr int kMaxVecs = 3;
 // Panels that stay in the second-level cache while pixels stream past them.
-constexpr int64_t kPanelBytes = 320 << 10;
+constexpr int64_t kPanelBytes = 512 << 10;
 
 struct Tile {
   const float* const* x;  // [entries][pixels]
@@ -36,6 +36,7 @@ struct Tile {
   const float* bias;  // or null
   int64_t k;          // filters that exist in this panel
   const Activation* act;
+  int64_t ahead = 0;  // floats from x to what the next tile will read: fetched into the second-level cache on the way (0: nothing)
 };
 
 CK_INLINE vf load_some(const float* p, int64_t n) { return n >= kLanes ? load(p) : load_n(p, static_cast<int>(n)); }
@@ -61,6 +62,11 @@ void tile(const Tile& t) {
     for (int j = 0; j < kVecs; ++j) acc[i][j] = splat(0.f);
   constexpr int kStep = kVecs * kLanes;
   constexpr int kUnroll = 4;
+  if (t.ahead) {
+    CK_UNROLL
+    for (int i = 0; i < kPixels; ++i)
+      for (int j = 0; j < kStep; j += 16) __builtin_prefetch(t.y + i * t.y_step + j, 1);
+  }
   for (int64_t e = 0; e < t.entries; ++e) {
     const float* const* x_e = t.x + e * kPixels;
     const float* w = t.w + t.tap[e] * t.c * kStep;
@@ -69,6 +75,8 @@ void tile(const Tile& t) {
     for (int i = 0; i < kPixels; ++i) x[i] = x_e[i];
     int64_t c = 0;
     for (; c + kUnroll <= t.c; c += kUnroll, w += kUnroll * kStep) {
+      __builtin_prefetch(x[0] + t.ahead + 8 * c, 0, 2);
+      __builtin_prefetch(x[0] + t.ahead + 8 * c + 16, 0, 2);
       CK_UNROLL
       for (int u = 0; u < kUnroll; ++u) {
         vf b[kVecs];

@@ -29,7 +29,7 @@ struct Shape {
   int64_t tiles;         // of one image (across: of the batch)
   int64_t entries, c;    // entries of the pointer table and the channels each reduces
   int64_t row_floats;    // kRows: floats of a staged window row; staged: of a staged pixel
-  bool staged;           // 1x1: pixels a multiple of 2 KB apart fall into the same few sets of the first-level cache and are copied first
+  bool staged;           // the pixels of a tile lie a multiple of 4 KB apart (1x1: 2 KB), in the same few sets of the first-level cache: they are copied first
   Split split;
 };
 
@@ -43,7 +43,8 @@ CK_INLINE Shape shape_of(const ConvProblem& p, int64_t images) {
   s.tile = kTilePixels;
   s.entries = s.mode == Mode::kRows ? p.t * p.r : p.t * p.r * p.s;
   s.c = s.mode == Mode::kRows ? p.s * c_group : c_group;
-  s.staged = s.mode == Mode::kFlat && s.entries == 1 && !s.across && c_group * p.stride_w % 512 == 0 && p.groups == 1;
+  const int64_t apart = s.entries == 1 ? 512 : 1024;
+  s.staged = s.mode == Mode::kFlat && !s.across && p.groups == 1 && kTilePixels > 8 && p.c % kLanes == 0 && p.c * p.stride_w % apart == 0;
   s.row_floats = s.mode == Mode::kRows ? ((s.tile - 1) * p.stride_w + p.s) * p.c : s.staged ? c_group + kLanes : 0;
   if (s.mode == Mode::kFlat) {
     s.pixels = p.z * p.p * p.q * (s.across ? images : 1);
@@ -73,7 +74,7 @@ CK_INLINE int64_t scratch_layout(const ConvProblem& p, const Shape& s, char* at,
     out->tap = reinterpret_cast<int32_t*>(at + zeros + 2 * table);
     out->rows = reinterpret_cast<float*>(at + zeros + 2 * table + taps);
   }
-  return zeros + 2 * table + taps + align64(s.row_floats * 4 * (s.staged ? s.tile : p.t * p.r));
+  return zeros + 2 * table + taps + align64(s.row_floats * 4 * (s.staged ? s.tile * s.entries : p.t * p.r));
 }
 
 // Pointers of the window rows of outputs (z, row, q .. q + count): see the header, few channels.
@@ -134,7 +135,7 @@ CK_INLINE int64_t point_transposed(const ConvProblem& p, const View& x, int64_t 
 
 // All panels [first, last) of one tile. `x` is a table of s.tile-wide rows made for `count` pixels.
 CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a, int64_t first, int64_t last, int count, int64_t entries, float* y,
-                        int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch) {
+                        int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch, int64_t ahead) {
   const int64_t c_group = p.c / p.groups, rows = taps_of(p) * c_group;
   const Panels& panels = s.split.panels;
   const float* weights = static_cast<const float*>(a.weights);
@@ -151,6 +152,7 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
     const int64_t k_first = panel_first(panels, j) * kLanes, k = g * panels.group_k + k_first;
     Tile t{scratch.x, scratch.tap, entries, s.c, weights + (g * panels.vecs * kLanes + k_first) * rows, y + k, residual ? residual + k : nullptr,
            y_step, residual_step, bias ? bias + k : nullptr, least(vecs * kLanes, panels.group_k - k_first), &p.act};
+    if (ahead && i - first < 7) t.ahead = ahead + (i - first) * 8 * s.c;
     if (count <= kTile[vecs]) {
       tile_fn(vecs, count)(t);
       continue;
@@ -185,10 +187,13 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
       const int64_t m = s.pixels * in_image / s.tiles;
       const int count = static_cast<int>(s.pixels * (in_image + 1) / s.tiles - m);
       const int64_t entries = point_flat(p, s.across, a.x, n, m, count, table);
+      // The next tile's pixels follow this one's, if the filter leaves none out.
+      int64_t ahead = p.stride_w <= p.s ? count * p.stride_w * a.x.pixel : 0;
       if (s.staged && entries)
-        for (int i = 0; i < count; ++i) {
+        for (int64_t i = 0; i < entries * count; ++i) {
           float* row = scratch.rows + i * s.row_floats;
           for (int64_t c = 0; c < s.c; c += kLanes) store(row + c, load(scratch.x[i] + c));
+          if (i == 0 && ahead) ahead = s.entries == 1 ? ahead + (scratch.x[0] - row) : 0;
           scratch.x[i] = row;
         }
       // Within an image the pixels of y are evenly spaced; across images only if the images are (they are one pixel or dense).
@@ -199,7 +204,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
           const float* residual = nullptr;
           if (a.residual.data)
             residual = s.across ? static_cast<const float*>(a.residual.data) + m * a.residual.pixel : at<float>(a.residual, n, 0, 0, 0) + m * a.residual.pixel;
-          multiply(p, s, a, panel_from, panel_to, count, entries, y, a.y.pixel, residual, a.residual.pixel, scratch);
+          multiply(p, s, a, panel_from, panel_to, count, entries, y, a.y.pixel, residual, a.residual.pixel, scratch, ahead);
           continue;
         }
       }
@@ -207,7 +212,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
         const int64_t at_n = (m + i) / image, at_m = (m + i) % image;
         const int64_t e = point_flat(p, true, a.x, 0, m + i, 1, table);
         multiply(p, s, a, panel_from, panel_to, 1, e, at<float>(a.y, at_n, 0, 0, 0) + at_m * a.y.pixel, 0,
-                 a.residual.data ? at<float>(a.residual, at_n, 0, 0, 0) + at_m * a.residual.pixel : nullptr, 0, scratch);
+                 a.residual.data ? at<float>(a.residual, at_n, 0, 0, 0) + at_m * a.residual.pixel : nullptr, 0, scratch, 0);
       }
       continue;
     }
@@ -223,7 +228,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
     const int64_t q = residue + from * step;
     const int64_t entries = s.mode == Mode::kRows ? point_rows(p, s, a.x, n, z, row, q, count, scratch) : point_transposed(p, a.x, n, z, row, q, count, scratch);
     multiply(p, s, a, panel_from, panel_to, count, entries, at<float>(a.y, n, z, row, q), step * a.y.pixel,
-             a.residual.data ? at<float>(a.residual, n, z, row, q) : nullptr, step * a.residual.pixel, scratch);
+             a.residual.data ? at<float>(a.residual, n, z, row, q) : nullptr, step * a.residual.pixel, scratch, 0);
   }
 }
 

@@ -64,7 +64,7 @@ asan: .venv/test.stamp
 	CONVKERN_SANITIZE=ON $(INSTALL) -C build-dir=build/asan-objects -C install.strip=false --no-deps --target build/asan .
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/asan \
-	$(BIN)/python -m pytest -p no:cacheprovider $(or $(ARGS),tests/test_kernels.py tests/test_plan.py tests/test_weights.py)
+	$(BIN)/python -m pytest -p no:cacheprovider $(or $(ARGS),tests/test_conv_kernels.py tests/test_kernels_other.py)
 
 stubs: .venv/test.stamp .venv/tools.stamp
 	$(BIN)/python tools/stubs.py --write

@@ -7,6 +7,7 @@ results must be equal to the bit.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,6 +94,11 @@ def _slices(offset: Triple, count: Triple, step: Triple) -> tuple[slice, ...]:
     return tuple(slice(o, o + (n - 1) * s + 1, s) for o, n, s in zip(offset, count, step))
 
 
+def _split_groups(a: np.ndarray, groups: int) -> np.ndarray:
+    """(..., G*m) -> (G, ..., m)."""
+    return np.moveaxis(a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups), -2, 0)
+
+
 def conv(
     x: np.ndarray,
     w: np.ndarray,
@@ -116,24 +122,21 @@ def conv(
     n, *size, c = x.shape
     *window, cg, k = w.shape
     assert c == cg * groups and k % groups == 0, (x.shape, w.shape, groups)
-    kg = k // groups
     reach = [d * (r - 1) for d, r in zip(dilation, window)]
     if transposed:
-        full = [(m - 1) * s + e + o + 1 for m, s, e, o in zip(size, stride, reach, output_padding)]
-        y = np.zeros((n, *full, k))
+        shape = [(m - 1) * s + e + o + 1 for m, s, e, o in zip(size, stride, reach, output_padding)]
     else:
         x = np.pad(x, ((0, 0), *zip(pad_lo, pad_hi), (0, 0)))
-        out = tuple((m - e - 1) // s + 1 for m, e, s in zip(x.shape[1:4], reach, stride))
-        y = np.zeros((n, *out, k))
+        shape = [(m - e - 1) // s + 1 for m, e, s in zip(x.shape[1:4], reach, stride)]
+    x, w = _split_groups(x, groups), _split_groups(w, groups)  # the groups first
+    y = np.zeros((groups, n, *shape, k // groups))
+    count = tuple(size if transposed else shape)
     for tap in itertools.product(*map(range, window)):
-        offset = tuple(i * d for i, d in zip(tap, dilation))
-        for g in range(groups):
-            ins, outs = slice(g * cg, (g + 1) * cg), slice(g * kg, (g + 1) * kg)
-            wg = w[(*tap, slice(None), outs)]
-            if transposed:
-                y[(slice(None), *_slices(offset, tuple(size), stride), outs)] += x[..., ins] @ wg
-            else:
-                y[..., outs] += x[(slice(None), *_slices(offset, out, stride), ins)] @ wg
+        where = (slice(None), slice(None), *_slices(tuple(i * d for i, d in zip(tap, dilation)), count, stride))
+        x_tap = x if transposed else x[where]
+        product = (x_tap.reshape(groups, -1, cg) @ w[(slice(None), *tap)]).reshape(*x_tap.shape[:-1], k // groups)
+        y[where if transposed else ...] += product
+    y = np.moveaxis(y, 0, -2).reshape(n, *shape, k)
     if transposed:
         y = y[(slice(None), *(slice(lo, m - hi) for lo, hi, m in zip(pad_lo, pad_hi, y.shape[1:4])))]
     if bias is not None:
@@ -216,10 +219,11 @@ def conv_data(
     exact: bool = True,
     bias: bool = True,
     residual: bool = False,
+    limit: int = 4,
 ) -> ConvData:
-    """Inputs for a problem (integers when exact) and what the convolution must give before its activation."""
+    """Inputs for a problem (when exact, integers up to limit) and what it must give before its activation."""
     assert not exact or 16 * problem.terms < 2**24, f"{problem}: sums of {problem.terms} products are not exact"
-    draw = integers if exact else reals
+    draw = functools.partial(integers, limit=limit) if exact else reals
     x = draw(rng, (n, *problem.x_shape))
     w = draw(rng, problem.w_shape)
     b = draw(rng, (problem.k,)) if bias else None
@@ -253,10 +257,18 @@ def _one_odd_conv(rng: np.random.Generator, kind: str) -> Conv | None:
     elif kind == "grouped":
         groups = _pick(rng, (2, 3, 4, 5, 32))
         c, k = groups * _pick(rng, (1, 2, 3, 4, 8, 17)), groups * _pick(rng, (1, 2, 3, 4, 8, 17))
+    elif kind == "resnext":
+        groups = _pick(rng, (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33))
+        c = k = groups * _pick(rng, (2, 4, 8))
+    elif kind == "square3":
+        c, k = (_pick(rng, [n for n in _CHANNELS if 16 <= n <= 65]) for _ in range(2))
     else:
         c, k = _pick(rng, _CHANNELS), _pick(rng, _CHANNELS)
     if kind == "pointwise":
         return Conv(*size, c, k, stride=triple((1, 1, 2, 3), 1))
+    if kind == "square3":
+        pads = rng.integers(0, 3, 4).tolist()
+        return Conv(1, size[1] + 2, size[2] + 2, c, k, 1, 3, 3, ONE, (0, *pads[:2]), (0, *pads[2:]))
     window = triple((1, 2, 3, 3, 3, 4, 5, 7) if rank < 3 else (1, 2, 3), 1)
     stride, dilation = triple((1, 1, 1, 2, 3, 4), 1), triple((1, 1, 1, 2, 3), 1)
     pad_lo, pad_hi = triple((0, 0, 1, 1, 2, 3), 0), triple((0, 0, 1, 1, 2, 3), 0)
@@ -271,7 +283,7 @@ def _one_odd_conv(rng: np.random.Generator, kind: str) -> Conv | None:
     return problem if fits else None
 
 
-CONV_KINDS = ("dense", "pointwise", "depthwise", "grouped", "transposed")
+CONV_KINDS = ("dense", "pointwise", "square3", "depthwise", "grouped", "resnext", "transposed")
 
 
 def odd_convs(count: int, seed: int = 0, kinds: tuple[str, ...] = CONV_KINDS) -> list[Conv]:
@@ -282,7 +294,7 @@ def odd_convs(count: int, seed: int = 0, kinds: tuple[str, ...] = CONV_KINDS) ->
         if len(found) == count:
             return list(found)
         problem = _one_odd_conv(rng, kinds[turn % len(kinds)])
-        if problem is not None and np.prod(problem.y_shape) * problem.terms < 3e6:
+        if problem is not None and np.prod(problem.y_shape) * problem.terms < 1e6 and np.prod(problem.w_shape) < 5e4:
             found[problem] = None
     raise AssertionError("unreachable")
 

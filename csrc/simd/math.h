@@ -2,7 +2,7 @@
 //
 // Every function is right at +-0, +-inf and NaN, and at any magnitude; results below the normal numbers are 0.
 // Worst errors in ulp against float64, measured over the whole range of floats, with and without FMA:
-// exp 1.5, expm1 1.5, log 0.8, log1p 1.3, tanh 2.6, sigmoid 2.3, erf 1.3, x^-0.75 15.
+// exp 1.0, expm1 1.5, log 0.8, log1p 1.3, tanh 2.5, sigmoid 2.3, erf 1.3, x^-0.75 15.
 // The polynomials are minimax fits (weighted for relative error of the whole function) rounded to float32.
 // Plain C++ on vector types: comparisons give lane masks, mask ? a : b selects lanes.
 #pragma once
@@ -21,42 +21,36 @@ CK_INLINE vf copy_sign(vf magnitude, vf sign) {
 }
 CK_INLINE vf select(vi mask, vf a, vf b) { return mask ? a : b; }
 
-// 2^n for integers -126 <= n <= 127; 0 for n = -127, inf for n = 128.
+// 2^n for integers -126 <= n <= 127; 0 for n = -127.
 CK_INLINE vf pow2(vi n) { return from_bits((n + 127) << 23); }
 
-// v = n ln 2 + r with |r| <= ln 2 / 2; gives r and p(r) = exp(r) - 1. Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+// exp(v) = 2^n exp(r) with |r| <= ln 2 / 2 for v >= -88; gives n and exp(r) - 1. Adding 1.5 * 2^23 rounds to an integer and leaves
+// it in the low bits. n stops at 127, the largest power that is a float: the polynomial is good up to r = ln 2, where exp(v)
+// leaves the floats; beyond, it grows and the product is infinity.
 struct Reduced {
   vi n;
   vf expm1_r;
 };
 CK_INLINE Reduced reduce_exp(vf v) {
   const vf magic = splat(12582912.0f);
-  const vf shifted = v * splat(1.44269504f) + magic;
+  const vf shifted = vmin(v * splat(1.44269504f) + magic, splat(12582912.0f + 127.0f));
   const vf n = shifted - magic;
   const vf r = v - n * splat(0.693145752f) - n * splat(1.42860677e-6f);  // ln 2 in two parts: n times the first is exact
-  vf q = splat(0.00138145988f);
-  q = q * r + splat(0.00836871658f);
-  q = q * r + splat(0.041668389f);
-  q = q * r + splat(0.166665211f);
-  q = q * r + splat(0.49999994f);
+  vf q = splat(0.000226682867f);
+  q = q * r + splat(0.00138889381f);
+  q = q * r + splat(0.00832748599f);
+  q = q * r + splat(0.0416670702f);
+  q = q * r + splat(0.16666697f);
+  q = q * r + splat(0.5f);
   return {to_bits(shifted) - to_bits(magic), q * r * r + r};
 }
 
-// 0 below the normal numbers (v < -87), inf above the largest. The factor 2 is kept apart because 2^128 is not a float.
 CK_INLINE vf vexp(vf v) {
-  v = clamp(v, splat(-87.6f), splat(89.0f));
-  const Reduced e = reduce_exp(v);
-  return (splat(1.0f) + e.expm1_r) * pow2(e.n - 1) * splat(2.0f);
+  const Reduced e = reduce_exp(vmax(v, splat(-88.0f)));  // n = -127 there: 0
+  return (splat(1.0f) + e.expm1_r) * pow2(e.n);
 }
 
-// 1 + exp(v); inf from 88.4.
-CK_INLINE vf one_plus_exp(vf v) {
-  v = clamp(v, splat(-87.0f), splat(89.0f));
-  const Reduced e = reduce_exp(v);
-  return (splat(1.0f) + e.expm1_r) * pow2(e.n) + splat(1.0f);
-}
-
-// exp(v) - 1 for v <= 88; small v keep their relative precision.
+// exp(v) - 1; small v keep their relative precision.
 CK_INLINE vf vexpm1(vf v) {
   v = vmax(v, splat(-30.0f));  // -1 beyond
   const Reduced e = reduce_exp(v);
@@ -100,7 +94,7 @@ CK_INLINE vf vtanh(vf v) {
   return copy_sign(e / (e + splat(2.0f)), v);
 }
 
-CK_INLINE vf vsigmoid(vf v) { return splat(1.0f) / one_plus_exp(-v); }
+CK_INLINE vf vsigmoid(vf v) { return splat(1.0f) / (splat(1.0f) + vexp(-v)); }
 
 CK_INLINE vf verf(vf v) {
   const vf x = vmin(vabs(v), splat(4.0f));  // 1 beyond
@@ -134,7 +128,7 @@ CK_INLINE vf activate(vf v, vf a, vf b) {
   switch (kKind) {
     case Act::kNone: return v;
     case Act::kClamp: return clamp(v, a, b);
-    case Act::kSilu: return v / one_plus_exp(-v);
+    case Act::kSilu: return v / (one + vexp(-v));
     case Act::kSigmoid: return vsigmoid(v);
     case Act::kHardSwish: return v * clamp(v + splat(3.0f), zero, six) / six;
     case Act::kHardSigmoid: return clamp(v + splat(3.0f), zero, six) / six;
@@ -191,7 +185,7 @@ static __attribute__((noinline, unused)) void activate_span(const float* x, floa
   with_activation(act.kind, ActivateSpan{x, y, n, static_cast<float>(act.a), static_cast<float>(act.b)});
 }
 
-// The rarer activations of one vector, out of line: an unrolled epilogue has many call sites, and a dozen bodies at each would be too much code.
+// The rarer activations of one vector, out of line: an unrolled epilogue has many call sites, a dozen bodies at each would be too much.
 struct ActivateVector {
   vf* v;
   float a, b;

@@ -48,7 +48,7 @@ int64_t tasks(const MapProblem& p, int64_t images) { return images * p.d * p.h; 
 }  // namespace
 
 extern const MapKernel map_ref, map_ref64;
-const MapKernel map_ref = {"map_ref", refuse, cost, scratch_bytes, tasks, run<float>, nullptr, nullptr};
-const MapKernel map_ref64 = {"map_ref", refuse, cost, scratch_bytes, tasks, run<double>, nullptr, nullptr};
+const MapKernel map_ref = {"map_ref", refuse, cost, scratch_bytes, tasks, run<float>};
+const MapKernel map_ref64 = {"map_ref", refuse, cost, scratch_bytes, tasks, run<double>};
 
 }  // namespace ck::ref

@@ -109,7 +109,7 @@ void run(const MapProblem& p, const MapArgs& args, int64_t, int64_t first, int64
 }  // namespace
 
 extern const MapKernel map_vector;
-const MapKernel map_vector = {"map_vector", refuse, cost, scratch_bytes, tasks, run, nullptr, nullptr};
+const MapKernel map_vector = {"map_vector", refuse, cost, scratch_bytes, tasks, run};
 
 }  // namespace CK_ISA
 }  // namespace ck

@@ -39,7 +39,7 @@ int64_t tasks(const MoveProblem& p, int64_t images) { return images * p.out[0] *
 }  // namespace
 
 extern const MoveKernel move_ref, move_ref64;
-const MoveKernel move_ref = {"move_ref", refuse, cost, scratch_bytes, tasks, run<float>, nullptr, nullptr};
-const MoveKernel move_ref64 = {"move_ref", refuse, cost, scratch_bytes, tasks, run<double>, nullptr, nullptr};
+const MoveKernel move_ref = {"move_ref", refuse, cost, scratch_bytes, tasks, run<float>};
+const MoveKernel move_ref64 = {"move_ref", refuse, cost, scratch_bytes, tasks, run<double>};
 
 }  // namespace ck::ref

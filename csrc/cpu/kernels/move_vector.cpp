@@ -239,7 +239,7 @@ void run(const MoveProblem& p, const MoveArgs& a, int64_t, int64_t first, int64_
 }  // namespace
 
 extern const MoveKernel move_vector;
-const MoveKernel move_vector = {"move_vector", refuse, cost, scratch_bytes, tasks, run, nullptr, nullptr};
+const MoveKernel move_vector = {"move_vector", refuse, cost, scratch_bytes, tasks, run};
 
 }  // namespace CK_ISA
 }  // namespace ck

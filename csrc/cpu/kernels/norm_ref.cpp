@@ -83,7 +83,7 @@ int64_t tasks(const NormProblem& p, int64_t images) { return images * p.d * p.h;
 }  // namespace
 
 extern const NormKernel norm_ref, norm_ref64;
-const NormKernel norm_ref = {"norm_ref", refuse, cost, scratch_bytes, tasks, run<float>, nullptr, nullptr};
-const NormKernel norm_ref64 = {"norm_ref", refuse, cost, scratch_bytes, tasks, run<double>, nullptr, nullptr};
+const NormKernel norm_ref = {"norm_ref", refuse, cost, scratch_bytes, tasks, run<float>};
+const NormKernel norm_ref64 = {"norm_ref", refuse, cost, scratch_bytes, tasks, run<double>};
 
 }  // namespace ck::ref

@@ -178,7 +178,7 @@ void run(const NormProblem& p, const NormArgs& a, int64_t, int64_t first, int64_
 }  // namespace
 
 extern const NormKernel norm_vector;
-const NormKernel norm_vector = {"norm_vector", refuse, cost, scratch_bytes, tasks, run, nullptr, nullptr};
+const NormKernel norm_vector = {"norm_vector", refuse, cost, scratch_bytes, tasks, run};
 
 }  // namespace CK_ISA
 }  // namespace ck

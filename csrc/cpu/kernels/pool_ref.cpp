@@ -55,7 +55,7 @@ int64_t tasks(const PoolProblem& p, int64_t images) { return images * p.z * p.p;
 }  // namespace
 
 extern const PoolKernel pool_ref, pool_ref64;
-const PoolKernel pool_ref = {"pool_ref", refuse, cost, scratch_bytes, tasks, run<float>, nullptr, nullptr};
-const PoolKernel pool_ref64 = {"pool_ref", refuse, cost, scratch_bytes, tasks, run<double>, nullptr, nullptr};
+const PoolKernel pool_ref = {"pool_ref", refuse, cost, scratch_bytes, tasks, run<float>};
+const PoolKernel pool_ref64 = {"pool_ref", refuse, cost, scratch_bytes, tasks, run<double>};
 
 }  // namespace ck::ref

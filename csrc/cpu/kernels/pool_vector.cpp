@@ -246,7 +246,7 @@ void run(const PoolProblem& p, const PoolArgs& a, int64_t, int64_t first, int64_
 }  // namespace
 
 extern const PoolKernel pool_vector;
-const PoolKernel pool_vector = {"pool_vector", refuse, cost, scratch_bytes, tasks, run, nullptr, nullptr};
+const PoolKernel pool_vector = {"pool_vector", refuse, cost, scratch_bytes, tasks, run};
 
 }  // namespace CK_ISA
 }  // namespace ck

@@ -42,7 +42,7 @@ int64_t tasks(const ResizeProblem& p, int64_t images) { return images * p.z * p.
 }  // namespace
 
 extern const ResizeKernel resize_ref, resize_ref64;
-const ResizeKernel resize_ref = {"resize_ref", refuse, cost, scratch_bytes, tasks, run<float>, nullptr, nullptr};
-const ResizeKernel resize_ref64 = {"resize_ref", refuse, cost, scratch_bytes, tasks, run<double>, nullptr, nullptr};
+const ResizeKernel resize_ref = {"resize_ref", refuse, cost, scratch_bytes, tasks, run<float>};
+const ResizeKernel resize_ref64 = {"resize_ref", refuse, cost, scratch_bytes, tasks, run<double>};
 
 }  // namespace ck::ref

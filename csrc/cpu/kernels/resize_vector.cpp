@@ -115,7 +115,7 @@ void run(const ResizeProblem& p, const ResizeArgs& a, int64_t images, int64_t fi
 }  // namespace
 
 extern const ResizeKernel resize_vector;
-const ResizeKernel resize_vector = {"resize_vector", refuse, cost, scratch_bytes, tasks, run, nullptr, nullptr};
+const ResizeKernel resize_vector = {"resize_vector", refuse, cost, scratch_bytes, tasks, run};
 
 }  // namespace CK_ISA
 }  // namespace ck

@@ -1,6 +1,8 @@
 // plan.cpp: building and running a plan. See plan.h for the life of a plan, arena.cpp for its memory.
 #include "plan/plan.h"
 
+#include <unistd.h>
+
 #include <chrono>
 #include <cstring>
 
@@ -11,6 +13,15 @@ namespace {
 
 // Networks run this many images at a time: weights are read once per block, activations stay bounded.
 constexpr int64_t kBlockImages = 8;
+
+// What a step reads and writes should stay in the last-level cache, which other programs and the weights share.
+int64_t activation_budget() {
+  static const int64_t budget = [] {
+    const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return (l3 > 0 ? static_cast<int64_t>(l3) : int64_t{16} << 20) * 3 / 8;
+  }();
+  return budget;
+}
 
 int64_t multiply(int64_t a, int64_t b) {
   int64_t product;
@@ -311,8 +322,23 @@ void Plan::finish(const std::vector<int>& outputs) {
   for (int t : outputs) use(t, end);
   outputs_ = outputs;
   plan_arena();
+  plan_segments();
   block_ = steps_.size() <= 1 ? int64_t{1} << 40 : kBlockImages;
   finished_ = true;
+}
+
+// Early layers are wide: eight images of them overflow every cache, so they run one or two images at a time, through the same memory;
+// late layers have large weights and small maps, and run the whole block. Bits do not depend on it.
+void Plan::plan_segments() {
+  for (int s = 0; s < static_cast<int>(steps_.size()); ++s) {
+    int64_t bytes = 0;
+    for (int t : {steps_[s].x, steps_[s].x2, steps_[s].y})
+      if (t >= 0) bytes += elements(tensors_[t].dims) * element_bytes_;
+    int64_t images = kBlockImages;
+    while (images > 1 && images * bytes > activation_budget()) images /= 2;
+    if (segments_.empty() || segments_.back().images != images) segments_.push_back({s, s, images});
+    segments_.back().last = s + 1;
+  }
 }
 
 View Plan::view(const Tensor& t, const std::vector<Place>& places) const {
@@ -488,14 +514,21 @@ void Plan::run(int64_t n, const std::vector<External>& inputs, const std::vector
       places[t.root] = {memory->staging[i].data(), roots_[t.root].size};
       fetch({base, e.image, e.depth, e.row, e.pixel, e.channel}, inputs_[i], places[t.root], images, threads);
     }
-    for (size_t s = 0; s < steps_.size(); ++s) {
-      if (!seconds) {
-        execute(steps_[s], places, images, threads, memory->scratch);
-        continue;
+    for (const Segment& segment : segments_) {
+      const int64_t step_images = steps_.size() == 1 ? images : segment.images;
+      for (int64_t at = 0; at < images; at += step_images) {
+        std::vector<Place> here = places;
+        for (size_t r = 0; r < roots_.size(); ++r) {
+          const Root& root = roots_[r];
+          const bool inner = !root.is_input && owner[r] < 0 && root.first >= segment.first && root.last < segment.last;
+          if (!inner) here[r].base += at * here[r].image * (root.is_index ? 8 : element_bytes_);
+        }
+        for (int s = segment.first; s < segment.last; ++s) {
+          const auto start = std::chrono::steady_clock::now();
+          execute(steps_[s], here, std::min(step_images, images - at), threads, memory->scratch);
+          if (seconds) (*seconds)[s] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        }
       }
-      const auto start = std::chrono::steady_clock::now();
-      execute(steps_[s], places, images, threads, memory->scratch);
-      (*seconds)[s] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }
     for (size_t i = 0; i < outputs_.size(); ++i)
       if (!direct[i]) deliver(outputs_[i], places, outputs[i], first, images, channels_first, threads);

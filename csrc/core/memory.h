@@ -15,8 +15,7 @@ class Buffer {
   explicit Buffer(int64_t bytes) : bytes_(bytes) {
     if (bytes <= 0) return;
     const int64_t align = bytes >= kHugePage ? kHugePage : 64;
-    data_ = std::aligned_alloc(static_cast<size_t>(align), static_cast<size_t>((bytes + 63) / 64 * 64));
-    if (!data_) throw std::bad_alloc();
+    if (posix_memalign(&data_, static_cast<size_t>(align), static_cast<size_t>((bytes + 63) / 64 * 64))) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
     // Whole huge pages only: a rounded-up tail would cost up to 2 MB for each weight.
     if (bytes >= kHugePage) madvise(data_, static_cast<size_t>(bytes / kHugePage * kHugePage), MADV_HUGEPAGE);

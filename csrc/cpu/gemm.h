@@ -11,6 +11,8 @@
 //     ...    |    ...    |    ...    |
 //
 // Order of sums: tap by tap, channel by channel, one chain an output: the same bits for every tile shape.
+// Tried     fetching the next panel of w ahead as well: 5 % slower (ResNet-50 N=1, Zen 4, November 2026): the hardware follows one stream by itself
+//           a branch around the fetch of x where there is nothing to fetch: no gain
 // Source    Dukhan 2019, arXiv:1907.02129 (indirect convolution); Goto and van de Geijn 2008 (panels); BLIS (microkernel)
 #pragma once
 #include "core/kernel.h"

@@ -12,6 +12,7 @@ paper's numbers.
 
 import gzip
 import json
+import math
 import zlib
 from pathlib import Path
 
@@ -26,8 +27,16 @@ def names() -> list[str]:
 
 
 def load(name: str) -> dict:
+    """The facts of a model, without its auxiliary classifier, which only training reads."""
     with gzip.open(FOLDER / f"{name}.json.gz", "rt") as file:
-        return json.load(file)
+        facts = json.load(file)
+    tensors, facts["tensors"] = facts["tensors"], []
+    for key, shape in tensors:
+        if not key.startswith("AuxLogits."):
+            facts["tensors"].append([key, shape])
+        elif key.endswith((".weight", ".bias")):
+            facts["params"] -= math.prod(shape)
+    return facts
 
 
 def state_dict(facts: dict) -> dict[str, np.ndarray]:

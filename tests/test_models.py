@@ -141,7 +141,7 @@ def test_any_size():
         assert model(np.zeros((1, size, size + 32, 3), np.float32)).shape == (1, 1000)
 
 
-@pytest.mark.parametrize("name, least", [("alexnet", 63), ("vgg11", 32), ("resnet18", 1), ("squeezenet1_0", 21)])
+@pytest.mark.parametrize("name, least", [("alexnet", 63), ("vgg11", 32), ("resnet18", 1), ("squeezenet1_0", 21), ("inception_v3", 75)])
 def test_least_sizes_are_torchvisions(name, least):
     get_model(name, input_shape=(least, least, 3))
     if least > 1:
@@ -171,7 +171,7 @@ def test_names_are_unique():
 def test_list_models():
     assert list_models("resnet*") == ["resnet101", "resnet152", "resnet18", "resnet34", "resnet50"]
     assert list_models("nothing*") == []
-    assert len(list_models()) == 49
+    assert len(list_models()) == 50
 
 
 def test_wrong_requests():
@@ -271,6 +271,14 @@ def test_published_names_of_densenet():
     }
     written = state_dict(get_model("densenet121", weights=old))
     assert all(np.array_equal(written[key], value) for key, value in tensors.items())
+
+
+def test_an_auxiliary_classifier_is_left_out():
+    tensors = state_dict(get_model("inception_v3", input_shape=(75, 75, 3)))
+    aux = {"AuxLogits.fc.weight": np.zeros((1000, 768), np.float32)}
+    written = state_dict(get_model("inception_v3", weights={**tensors, **aux}, input_shape=(75, 75, 3)))
+    assert written.keys() == tensors.keys()
+    assert np.array_equal(written["fc.weight"], tensors["fc.weight"])
 
 
 def test_imagenet_weights_come_from_packages():

@@ -35,7 +35,7 @@ def layer_name(torch_name: str) -> str:
 def conv(
     x: Tensor,
     filters: int,
-    kernel: int,
+    kernel: int | tuple[int, int],
     torch_name: str,
     *,
     stride: int = 1,
@@ -45,9 +45,11 @@ def conv(
     activation: str | None = None,
 ) -> Tensor:
     """A convolution, depthwise if groups == channels; padding None = (kernel-1)//2: the size stays at stride 1."""
+    if padding is None:
+        padding = (kernel - 1) // 2 if isinstance(kernel, int) else tuple((size - 1) // 2 for size in kernel)
     common: dict[str, Any] = dict(
         strides=stride,
-        padding=(kernel - 1) // 2 if padding is None else padding,
+        padding=padding,
         use_bias=bias,
         activation=activation,
         name=layer_name(torch_name),
@@ -70,7 +72,7 @@ def activate(x: Tensor, kind: str | None) -> Tensor:
 def conv_norm(
     x: Tensor,
     filters: int,
-    kernel: int,
+    kernel: int | tuple[int, int],
     conv_name: str,
     norm_name: str,
     activation: str | None = "relu",

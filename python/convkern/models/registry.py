@@ -45,6 +45,7 @@ class Entry:
     rename: Callable[[Iterable[str], Mapping[str, Any]], dict[str, str]] | None = (
         None  # other published tensor names -> ours
     )
+    unused_names: tuple[str, ...] = ()  # modules of published files that only training reads
     package: str | None = None  # a package of the Python index that holds trained weights
 
     @property
@@ -178,7 +179,7 @@ def _tensors(entry: Entry, weights: Any) -> dict[str, np.ndarray]:
     if entry.rename is not None:
         names = entry.rename(tensors, entry.options)
         tensors = {names.get(key, key): value for key, value in tensors.items()}
-    return tensors
+    return {key: value for key, value in tensors.items() if not _below(key, *entry.unused_names)}
 
 
 def _with_own_outputs(model: Any, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -141,7 +141,9 @@ def test_any_size():
         assert model(np.zeros((1, size, size + 32, 3), np.float32)).shape == (1, 1000)
 
 
-@pytest.mark.parametrize("name, least", [("alexnet", 63), ("vgg11", 32), ("resnet18", 1), ("squeezenet1_0", 21), ("inception_v3", 75)])
+@pytest.mark.parametrize(
+    "name, least", [("alexnet", 63), ("vgg11", 32), ("resnet18", 1), ("squeezenet1_0", 21), ("inception_v3", 75)]
+)
 def test_least_sizes_are_torchvisions(name, least):
     get_model(name, input_shape=(least, least, 3))
     if least > 1:

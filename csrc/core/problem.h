@@ -78,7 +78,7 @@ struct NormProblem {
   int64_t size;           // LRN: channels in the window
   double alpha, beta, k;  // LRN: (k + alpha/size * sum x^2)^-beta
   double eps;             // layer norm
-  Activation act;
+  Activation act;         // scale and shift
 };
 
 enum class MapKind : int32_t { kUnary, kAdd, kSub, kMul, kDiv, kMax, kMin };
@@ -94,12 +94,13 @@ struct MapProblem {
 
 enum class Border : int32_t { kConstant, kReflect, kReplicate, kCircular };
 
-// Copies: y[i] = x[i[perm] * 1 - lo] with a border rule. Covers pad, crop (negative lo), transpose, concat (a view of y) and layout changes.
+// Copies: y[i] = x[j], j[perm[k]] = i[k] - lo[k], with a border rule. Covers pad, crop (negative lo), transpose, concat (a view of y)
+// and layout changes (views with other channel strides, see MoveArgs).
 struct MoveProblem {
-  int64_t in[4];   // d h w c of x
-  int64_t out[4];  // sizes of y
-  int32_t perm[4];  // y's dimension i is x's dimension perm[i]
-  int64_t lo[4];   // y index i reads x index i - lo (in y's dimension order)
+  int64_t in[4];    // d h w c of x
+  int64_t out[4];   // sizes of y
+  int32_t perm[4];  // y's dimension k is x's dimension perm[k]
+  int64_t lo[4];    // y's index i reads x's index i - lo (in y's dimension order)
   Border border;
   double value;
 };
@@ -109,7 +110,7 @@ enum class ResizeKind : int32_t { kNearest, kNearestExact, kLinear, kCubic };
 struct ResizeProblem {
   int64_t d, h, w, c;
   int64_t z, p, q;
-  double scale_d, scale_h, scale_w;  // input pixels per output pixel
+  double scale_d, scale_h, scale_w;  // input pixels per output pixel; 0: by the sizes. align_corners has its own
   int32_t align_corners;
   ResizeKind kind;
 };

@@ -194,7 +194,9 @@ Split split(const PoolProblem& p) {
   const double loads_columns = double(p.w) / double(p.q) * double(p.t * p.r + 1) * lanes_used + double(p.s) + 1;
   const bool columns = !p.adaptive && !p.indices && p.t * p.r > 1 && loads_columns < loads_direct;
   const int64_t all = p.z * p.p * p.q;
-  const int64_t channels = all < 8 && p.c > 256 && !columns ? 256 : p.c;
+  // Few outputs from a large image: an eighth of the channels per task, in runs of whole cache lines.
+  const int64_t eighth = (p.c / 8 + 63) / 64 * 64;
+  const int64_t channels = all < 8 && p.c > 64 && p.d * p.h * p.w * p.c > 16384 && !columns ? eighth : p.c;
   const int64_t bytes = 4 * channels * (1 + p.d * p.h * p.w / all);
   int64_t pixels = bytes > 0 && bytes < 16384 ? 16384 / bytes : 1;
   if (columns && pixels < 8 * p.s) pixels = 8 * p.s;   // neighbouring tasks repeat s columns

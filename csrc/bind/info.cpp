@@ -70,33 +70,45 @@ void register_errors() {
 void register_info(py::module_& m) {
   m.def("version", [] { return CK_VERSION; });
   m.def("isa", [] { return table().isa; }, "The instruction set in use.");
-  m.def("isas", [] {
-    std::vector<std::string> names;
-    for (const Table* t : tables()) names.emplace_back(t->isa);
-    return names;
-  }, "The instruction sets this machine can run, best first.");
+  m.def(
+      "isas",
+      [] {
+        std::vector<std::string> names;
+        for (const Table* t : tables()) names.emplace_back(t->isa);
+        return names;
+      },
+      "The instruction sets this machine can run, best first.");
   m.def("set_isa", &set_isa, py::arg("name"), "Lower (or restore) the instruction set of plans made from now on.");
   m.def("num_threads", &num_threads);
-  m.def("set_num_threads", [](int n) {
-    if (n < 1) shape_error("the number of threads must be at least 1, got " + std::to_string(n));
-    set_num_threads(n);
-  }, py::arg("n"));
-  m.def("peak_gflops", [](int threads, double seconds) {
-    if (threads < 1) shape_error("the number of threads must be at least 1, got " + std::to_string(threads));
-    return peak_gflops(threads, seconds);
-  }, py::arg("threads"), py::arg("seconds") = 0.05, py::call_guard<py::gil_scoped_release>(), "Measured float32 FMA ceiling in GFLOP/s.");
-  m.def("kernels", [] {
-    py::list out;
-    for (const Table* t : tables()) {
-      list_kernels(out, "conv", t->Conv, t->isa);
-      list_kernels(out, "pool", t->Pool, t->isa);
-      list_kernels(out, "norm", t->Norm, t->isa);
-      list_kernels(out, "map", t->Map, t->isa);
-      list_kernels(out, "move", t->Move, t->isa);
-      list_kernels(out, "resize", t->Resize, t->isa);
-    }
-    return out;
-  }, "Every kernel of every ISA: family, name, isa.");
+  m.def(
+      "set_num_threads",
+      [](int n) {
+        if (n < 1) shape_error("the number of threads must be at least 1, got " + std::to_string(n));
+        set_num_threads(n);
+      },
+      py::arg("n"));
+  m.def(
+      "peak_gflops",
+      [](int threads, double seconds) {
+        if (threads < 1) shape_error("the number of threads must be at least 1, got " + std::to_string(threads));
+        return peak_gflops(threads, seconds);
+      },
+      py::arg("threads"), py::arg("seconds") = 0.05, py::call_guard<py::gil_scoped_release>(), "Measured float32 FMA ceiling in GFLOP/s.");
+  m.def(
+      "kernels",
+      [] {
+        py::list out;
+        for (const Table* t : tables()) {
+          list_kernels(out, "conv", t->Conv, t->isa);
+          list_kernels(out, "pool", t->Pool, t->isa);
+          list_kernels(out, "norm", t->Norm, t->isa);
+          list_kernels(out, "map", t->Map, t->isa);
+          list_kernels(out, "move", t->Move, t->isa);
+          list_kernels(out, "resize", t->Resize, t->isa);
+        }
+        return out;
+      },
+      "Every kernel of every ISA: family, name, isa.");
 }
 
 }  // namespace ck

@@ -18,9 +18,9 @@ namespace {
 
 Activation activation(const std::string& name, double a, double b) {
   static const std::map<std::string, Act> kinds = {
-      {"none", Act::kNone},   {"clamp", Act::kClamp},           {"silu", Act::kSilu},        {"sigmoid", Act::kSigmoid},
-      {"gelu", Act::kGelu},   {"hard_swish", Act::kHardSwish},  {"tanh", Act::kTanh},        {"gelu_tanh", Act::kGeluTanh},
-      {"elu", Act::kElu},     {"leaky_relu", Act::kLeakyRelu},  {"softplus", Act::kSoftplus}, {"hard_sigmoid", Act::kHardSigmoid},
+      {"none", Act::kNone}, {"clamp", Act::kClamp},          {"silu", Act::kSilu},         {"sigmoid", Act::kSigmoid},
+      {"gelu", Act::kGelu}, {"hard_swish", Act::kHardSwish}, {"tanh", Act::kTanh},         {"gelu_tanh", Act::kGeluTanh},
+      {"elu", Act::kElu},   {"leaky_relu", Act::kLeakyRelu}, {"softplus", Act::kSoftplus}, {"hard_sigmoid", Act::kHardSigmoid},
       {"exp", Act::kExp},
   };
   if (name == "relu") return {Act::kClamp, 0.f, std::numeric_limits<float>::infinity()};
@@ -43,7 +43,8 @@ Buffer vector(const py::object& o, int bytes, const char* what) {
   if (o.is_none()) return Buffer();
   if (!py::isinstance<py::array>(o)) dtype_error(std::string(what) + " must be a numpy array");
   const py::array a = py::reinterpret_borrow<py::array>(o);
-  if (dtype_bytes(a, what) != bytes) dtype_error(std::string(what) + " is " + py::str(a.dtype()).cast<std::string>() + ", the plan wants another type");
+  if (dtype_bytes(a, what) != bytes)
+    dtype_error(std::string(what) + " is " + py::str(a.dtype()).cast<std::string>() + ", the plan wants another type");
   if (a.ndim() != 1) shape_error(std::string(what) + " must have one dimension, got " + std::to_string(a.ndim()));
   Buffer out(a.size() * bytes);
   const char* from = static_cast<const char*>(a.data());
@@ -98,7 +99,8 @@ Inputs read_inputs(const Plan& plan, const std::vector<py::object>& arrays) {
   if (arrays.size() != plan.inputs().size())
     shape_error("got " + std::to_string(arrays.size()) + " inputs, wanted " + std::to_string(plan.inputs().size()));
   Inputs in;
-  for (size_t i = 0; i < arrays.size(); ++i) in.externals.push_back(external(arrays[i], plan.dims(plan.inputs()[i]), plan.element_bytes(), in.n, i));
+  for (size_t i = 0; i < arrays.size(); ++i)
+    in.externals.push_back(external(arrays[i], plan.dims(plan.inputs()[i]), plan.element_bytes(), in.n, i));
   return in;
 }
 
@@ -121,8 +123,11 @@ std::vector<py::array> make_outputs(const Plan& plan, int64_t n, bool channels_f
   std::vector<py::array> arrays;
   for (int t : plan.outputs()) {
     const Dims& d = plan.dims(t);
-    const std::vector<py::ssize_t> shape = channels_first ? std::vector<py::ssize_t>{n, d[3], d[0], d[1], d[2]} : std::vector<py::ssize_t>{n, d[0], d[1], d[2], d[3]};
-    const py::dtype type = plan.is_index(t) ? py::dtype::of<int64_t>() : plan.element_bytes() == 4 ? py::dtype::of<float>() : py::dtype::of<double>();
+    const std::vector<py::ssize_t> shape =
+        channels_first ? std::vector<py::ssize_t>{n, d[3], d[0], d[1], d[2]} : std::vector<py::ssize_t>{n, d[0], d[1], d[2], d[3]};
+    const py::dtype type = plan.is_index(t)            ? py::dtype::of<int64_t>()
+                           : plan.element_bytes() == 4 ? py::dtype::of<float>()
+                                                       : py::dtype::of<double>();
     arrays.push_back(new_array(type, shape));
     pointers.push_back(arrays.back().mutable_data());
   }
@@ -193,12 +198,14 @@ py::list steps(const Plan& plan) {
 
 void register_plan(py::module_& m) {
   using namespace pybind11::literals;  // NOLINT: the argument names below
-  py::class_<Parameter, std::shared_ptr<Parameter>>(m, "Parameter", "A weight (T, R, S, C/groups, K), kept by reference, and its packed forms.")
+  py::class_<Parameter, std::shared_ptr<Parameter>>(m, "Parameter",
+                                                    "A weight (T, R, S, C/groups, K), kept by reference, and its packed forms.")
       .def(py::init(&make_parameter), "array"_a, "scale"_a = py::none())
       .def_property_readonly("shape", [](const Parameter& p) { return py::tuple(py::cast(p.shape)); })
       .def_property_readonly("packed_bytes", &Parameter::packed_bytes);
 
-  py::class_<Plan>(m, "Plan", "A network as steps over one arena. Shapes are (D, H, W, C) of one image; methods that add a step return a tensor id.")
+  py::class_<Plan>(m, "Plan",
+                   "A network as steps over one arena. Shapes are (D, H, W, C) of one image; methods that add a step return a tensor id.")
       .def(py::init([](const std::string& dtype, bool exact, bool lean) {
              if (dtype != "float32" && dtype != "float64") dtype_error("a plan computes in float32 or float64, got " + dtype);
              return std::make_unique<Plan>(dtype == "float64", exact, lean);
@@ -210,19 +217,21 @@ void register_plan(py::module_& m) {
       .def("reshape", &Plan::reshape, "x"_a, "shape"_a)
       .def(
           "conv",
-          [](Plan& plan, int x, const std::shared_ptr<Parameter>& weight, const py::object& bias, int residual, Triple stride, Triple pad_lo,
-             Triple pad_hi, Triple dilation, int64_t groups, bool transposed, Triple output_padding, const std::string& act, double act_a,
-             double act_b, const std::string& algo, int out, const std::string& label) {
-            const Plan::ConvOptions o{stride, pad_lo, pad_hi, dilation, output_padding, groups, transposed, activation(act, act_a, act_b), algo};
+          [](Plan& plan, int x, const std::shared_ptr<Parameter>& weight, const py::object& bias, int residual, Triple stride,
+             Triple pad_lo, Triple pad_hi, Triple dilation, int64_t groups, bool transposed, Triple output_padding, const std::string& act,
+             double act_a, double act_b, const std::string& algo, int out, const std::string& label) {
+            const Plan::ConvOptions o{stride, pad_lo, pad_hi, dilation, output_padding, groups, transposed, activation(act, act_a, act_b),
+                                      algo};
             return plan.conv(x, weight, vector(bias, plan.element_bytes(), "bias"), residual, o, out, label);
           },
-          "x"_a, "weight"_a, "bias"_a = py::none(), "residual"_a = -1, py::kw_only(), "stride"_a = Triple{1, 1, 1}, "pad_lo"_a = Triple{0, 0, 0},
-          "pad_hi"_a = Triple{0, 0, 0}, "dilation"_a = Triple{1, 1, 1}, "groups"_a = 1, "transposed"_a = false,
-          "output_padding"_a = Triple{0, 0, 0}, "act"_a = "none", "act_a"_a = 0.0, "act_b"_a = 0.0, "algo"_a = "", "out"_a = -1, "label"_a = "")
+          "x"_a, "weight"_a, "bias"_a = py::none(), "residual"_a = -1, py::kw_only(), "stride"_a = Triple{1, 1, 1},
+          "pad_lo"_a = Triple{0, 0, 0}, "pad_hi"_a = Triple{0, 0, 0}, "dilation"_a = Triple{1, 1, 1}, "groups"_a = 1,
+          "transposed"_a = false, "output_padding"_a = Triple{0, 0, 0}, "act"_a = "none", "act_a"_a = 0.0, "act_b"_a = 0.0, "algo"_a = "",
+          "out"_a = -1, "label"_a = "")
       .def(
           "pool",
-          [](Plan& plan, int x, const std::string& kind, Triple window, Triple stride, Triple pad_lo, Triple pad_hi, Triple dilation, Triple out,
-             bool count_include_pad, int64_t divisor, bool indices, int target, const std::string& label) {
+          [](Plan& plan, int x, const std::string& kind, Triple window, Triple stride, Triple pad_lo, Triple pad_hi, Triple dilation,
+             Triple out, bool count_include_pad, int64_t divisor, bool indices, int target, const std::string& label) {
             PoolProblem p = pool_problem(kind, out, indices);
             p.t = window[0], p.r = window[1], p.s = window[2];
             p.stride_d = stride[0], p.stride_h = stride[1], p.stride_w = stride[2];
@@ -230,14 +239,16 @@ void register_plan(py::module_& m) {
             p.pad_d_hi = pad_hi[0], p.pad_h_hi = pad_hi[1], p.pad_w_hi = pad_hi[2];
             p.dil_d = dilation[0], p.dil_h = dilation[1], p.dil_w = dilation[2];
             for (int i = 0; i < 3; ++i) {
-              if (window[i] < 1 || stride[i] < 1 || dilation[i] < 1) shape_error("window, stride and dilation of a pooling must be positive");
+              if (window[i] < 1 || stride[i] < 1 || dilation[i] < 1)
+                shape_error("window, stride and dilation of a pooling must be positive");
               if (pad_lo[i] < 0 || pad_hi[i] < 0) shape_error("the padding of a pooling must not be negative");
             }
             p.count_include_pad = count_include_pad, p.divisor = divisor;
             return pool_result(plan.pool(x, p, target, label), indices);
           },
           "x"_a, "kind"_a, py::kw_only(), "window"_a, "stride"_a, "pad_lo"_a = Triple{0, 0, 0}, "pad_hi"_a = Triple{0, 0, 0},
-          "dilation"_a = Triple{1, 1, 1}, "out"_a, "count_include_pad"_a = true, "divisor"_a = 0, "indices"_a = false, "target"_a = -1, "label"_a = "")
+          "dilation"_a = Triple{1, 1, 1}, "out"_a, "count_include_pad"_a = true, "divisor"_a = 0, "indices"_a = false, "target"_a = -1,
+          "label"_a = "")
       .def(
           "adaptive_pool",
           [](Plan& plan, int x, const std::string& kind, Triple out, bool indices, int target, const std::string& label) {
@@ -248,7 +259,8 @@ void register_plan(py::module_& m) {
           "x"_a, "kind"_a, py::kw_only(), "out"_a, "indices"_a = false, "target"_a = -1, "label"_a = "")
       .def(
           "scale_shift",
-          [](Plan& plan, int x, const py::object& scale, const py::object& shift, const std::string& act, double a, double b, const std::string& label) {
+          [](Plan& plan, int x, const py::object& scale, const py::object& shift, const std::string& act, double a, double b,
+             const std::string& label) {
             NormProblem p{};
             p.kind = NormKind::kScaleShift, p.act = activation(act, a, b);
             const int bytes = plan.element_bytes();
@@ -289,9 +301,8 @@ void register_plan(py::module_& m) {
           "x"_a, "act"_a, "act_a"_a = 0.0, "act_b"_a = 0.0, "label"_a = "")
       .def(
           "binary",
-          [](Plan& plan, int a, int b, const std::string& op, const std::string& act, double act_a, double act_b, const std::string& label) {
-            return plan.map(a, b, map_kind(op), activation(act, act_a, act_b), op, label);
-          },
+          [](Plan& plan, int a, int b, const std::string& op, const std::string& act, double act_a, double act_b,
+             const std::string& label) { return plan.map(a, b, map_kind(op), activation(act, act_a, act_b), op, label); },
           "a"_a, "b"_a, "op"_a, "act"_a = "none", "act_a"_a = 0.0, "act_b"_a = 0.0, "label"_a = "")
       .def("concat", &Plan::concat, "xs"_a, "axis"_a, "label"_a = "")
       .def(
@@ -303,7 +314,8 @@ void register_plan(py::module_& m) {
       .def("transpose", &Plan::transpose, "x"_a, "perm"_a, "label"_a = "")
       .def(
           "resize",
-          [](Plan& plan, int x, Triple out, const std::string& mode, bool align_corners, std::array<double, 3> scales, const std::string& label) {
+          [](Plan& plan, int x, Triple out, const std::string& mode, bool align_corners, std::array<double, 3> scales,
+             const std::string& label) {
             ResizeProblem p{};
             p.z = out[0], p.p = out[1], p.q = out[2];
             p.kind = resize_kind(mode), p.align_corners = align_corners;
@@ -311,7 +323,7 @@ void register_plan(py::module_& m) {
             double* const scale[3] = {&p.scale_d, &p.scale_h, &p.scale_w};
             for (int i = 0; i < 3; ++i) {
               if (out[i] < 1) shape_error("a resized image needs at least one pixel, got " + std::to_string(out[i]));
-              *scale[i] = align_corners ? (out[i] > 1 ? static_cast<double>(in[i] - 1) / static_cast<double>(out[i] - 1) : 0.0)
+              *scale[i] = align_corners   ? (out[i] > 1 ? static_cast<double>(in[i] - 1) / static_cast<double>(out[i] - 1) : 0.0)
                           : scales[i] > 0 ? scales[i]
                                           : static_cast<double>(in[i]) / static_cast<double>(out[i]);
             }

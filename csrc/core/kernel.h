@@ -43,9 +43,9 @@ struct ResizeArgs {
 template <class Problem, class Args>
 struct Kernel {
   const char* name;
-  const char* (*refuse)(const Problem&);           // a reason, or null to accept
-  double (*cost)(const Problem&);                  // estimated microseconds for one image on one core
-  int64_t (*scratch_bytes)(const Problem&);        // per thread
+  const char* (*refuse)(const Problem&);     // a reason, or null to accept
+  double (*cost)(const Problem&);            // estimated microseconds for one image on one core
+  int64_t (*scratch_bytes)(const Problem&);  // per thread
   int64_t (*tasks)(const Problem&, int64_t images);
   void (*run)(const Problem&, const Args&, int64_t images, int64_t first, int64_t last, void* scratch);
   // Convolutions only: weights T R S C/G K (times scale[k] if given) into the row's own layout. Null for the other families.

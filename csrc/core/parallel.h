@@ -12,8 +12,8 @@
 
 namespace ck {
 
-int num_threads();             // the default: CONVKERN_NUM_THREADS, else OMP_NUM_THREADS, else the processors this process may use
-void set_num_threads(int n);   // n >= 1
+int num_threads();            // the default: CONVKERN_NUM_THREADS, else OMP_NUM_THREADS, else the processors this process may use
+void set_num_threads(int n);  // n >= 1
 bool forked();
 
 class FlushDenormals {

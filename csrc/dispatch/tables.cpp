@@ -5,10 +5,10 @@
 #include <cstdlib>
 
 // Declarations. An ISA that the build leaves out (CK_NO_AVX512 ...) has no table.
-#define CK_REFERENCE(family, name)          \
-  namespace ck::ref {                       \
-  extern const family##Kernel name;         \
-  extern const family##Kernel name##64;     \
+#define CK_REFERENCE(family, name)      \
+  namespace ck::ref {                   \
+  extern const family##Kernel name;     \
+  extern const family##Kernel name##64; \
   }
 #define CK_KERNEL(family, name)
 #include "cpu/kernels.def"
@@ -16,12 +16,11 @@
 #undef CK_KERNEL
 
 #define CK_REFERENCE(family, name)
-#define CK_KERNEL(family, name)                                \
-  namespace ck::base {                                         \
-  extern const family##Kernel name;                            \
-  }                                                            \
-  CK_X86(namespace ck::avx2 { extern const family##Kernel name; } \
-         namespace ck::avx512 { extern const family##Kernel name; })
+#define CK_KERNEL(family, name)     \
+  namespace ck::base {              \
+  extern const family##Kernel name; \
+  }                                 \
+  CK_X86(namespace ck::avx2 { extern const family##Kernel name; } namespace ck::avx512 { extern const family##Kernel name; })
 #if defined(__x86_64__)
 #define CK_X86(...) __VA_ARGS__
 #else

@@ -24,7 +24,7 @@ struct Table {
 std::vector<const Table*> tables();  // what this machine can run, best first
 const Table& table();                // the one in use: the best, or what CONVKERN_ISA or set_isa() lowered it to
 void set_isa(const std::string& name);
-const Table& reference64();          // the float64 rows
+const Table& reference64();  // the float64 rows
 
 template <class K>
 struct Choice {

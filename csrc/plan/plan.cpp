@@ -51,7 +51,8 @@ std::string cost_text(double us) { return "cheapest by the cost model: " + std::
 int64_t elements(const Dims& dims) { return multiply(multiply(multiply(dims[0], dims[1]), dims[2]), dims[3]); }
 
 std::string text(const Dims& dims) {
-  return "(" + std::to_string(dims[0]) + ", " + std::to_string(dims[1]) + ", " + std::to_string(dims[2]) + ", " + std::to_string(dims[3]) + ")";
+  return "(" + std::to_string(dims[0]) + ", " + std::to_string(dims[1]) + ", " + std::to_string(dims[2]) + ", " + std::to_string(dims[3]) +
+         ")";
 }
 
 std::shared_ptr<const Buffer> Parameter::packed(const ConvKernel& kernel, const ConvProblem& problem) {
@@ -61,9 +62,8 @@ std::shared_ptr<const Buffer> Parameter::packed(const ConvKernel& kernel, const 
   if (!slot) {
     Buffer memory(bytes);
     const void* scale = scale_.bytes() ? scale_.data() : nullptr;
-    parallel_ranges(kernel.pack_tasks(problem), num_threads(), [&](int, int64_t first, int64_t last) {
-      kernel.pack(problem, data_, scale, memory.data(), first, last);
-    });
+    parallel_ranges(kernel.pack_tasks(problem), num_threads(),
+                    [&](int, int64_t first, int64_t last) { kernel.pack(problem, data_, scale, memory.data(), first, last); });
     slot = std::make_shared<const Buffer>(std::move(memory));
   }
   return slot;
@@ -154,14 +154,17 @@ void Plan::add_step(const std::vector<const K*>& rows, const P& problem, Step st
   infos_.push_back(std::move(info));
 }
 
-int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int residual, const ConvOptions& o, int out, const std::string& label) {
+int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int residual, const ConvOptions& o, int out,
+               const std::string& label) {
   const Dims in = tensor(x).dims;
   const auto& w = weight->shape;
   if (weight->element_bytes != element_bytes_) dtype_error("the weight's type is not the plan's");
   if (o.groups < 1 || in[3] % o.groups || w[4] % o.groups)
-    shape_error("groups=" + std::to_string(o.groups) + " must divide the channels " + std::to_string(in[3]) + " and the filters " + std::to_string(w[4]));
+    shape_error("groups=" + std::to_string(o.groups) + " must divide the channels " + std::to_string(in[3]) + " and the filters " +
+                std::to_string(w[4]));
   if (w[3] != in[3] / o.groups)
-    shape_error("the filters take " + std::to_string(w[3]) + " channels x " + std::to_string(o.groups) + " groups, the input has " + std::to_string(in[3]));
+    shape_error("the filters take " + std::to_string(w[3]) + " channels x " + std::to_string(o.groups) + " groups, the input has " +
+                std::to_string(in[3]));
   for (int i = 0; i < 3; ++i) {
     if (o.stride[i] < 1 || o.dilation[i] < 1) shape_error("stride and dilation must be positive");
     if (w[i] < 1) shape_error("a filter needs at least one pixel");
@@ -178,16 +181,20 @@ int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int
   int64_t* const sizes[3] = {&p.z, &p.p, &p.q};
   const char* const names[3] = {"depth", "height", "width"};
   for (int i = 0; i < 3; ++i)
-    *sizes[i] = o.transposed ? transposed_size(names[i], in[i], w[i], o.stride[i], o.pad_lo[i], o.pad_hi[i], o.dilation[i], o.output_padding[i])
-                             : conv_size(names[i], in[i], w[i], o.stride[i], o.pad_lo[i], o.pad_hi[i], o.dilation[i]);
+    *sizes[i] = o.transposed
+                    ? transposed_size(names[i], in[i], w[i], o.stride[i], o.pad_lo[i], o.pad_hi[i], o.dilation[i], o.output_padding[i])
+                    : conv_size(names[i], in[i], w[i], o.stride[i], o.pad_lo[i], o.pad_hi[i], o.dilation[i]);
   const Dims shape = {p.z, p.p, p.q, p.k};
   elements(shape);  // overflow check
-  if (residual >= 0 && tensor(residual).dims != shape) shape_error("the residual " + text(tensor(residual).dims) + " is not of the result's shape " + text(shape));
+  if (residual >= 0 && tensor(residual).dims != shape)
+    shape_error("the residual " + text(tensor(residual).dims) + " is not of the result's shape " + text(shape));
   if (bias.bytes() && bias.bytes() != p.k * element_bytes_) shape_error("the bias needs " + std::to_string(p.k) + " values");
   if (residual >= 0) ++roots_[tensor(residual).root].aliases;  // kernels step through a residual evenly: a strided input is staged
   const int y = target(out, shape);
   const int64_t taps = p.t * p.r * p.s * (p.c / p.groups);
-  Info info{"conv", label, "", "", {}, {}, {}, (o.transposed ? elements(in) / p.c * p.k : elements(shape)) * taps, taps * p.k * element_bytes_, 0, 0};
+  Info info{
+      "conv", label, "", "", {}, {}, {}, (o.transposed ? elements(in) / p.c * p.k : elements(shape)) * taps, taps * p.k * element_bytes_,
+      0,      0};
   Step step{{}, x, residual, y, -1, nullptr, bias.bytes() ? std::make_shared<const Buffer>(std::move(bias)) : nullptr};
   add_step(table_.Conv, p, std::move(step), std::move(info), o.algo);
   const auto& call = std::get<Call<ConvKernel, ConvProblem>>(steps_.back().call);
@@ -213,10 +220,12 @@ int Plan::norm(int x, NormProblem p, Buffer scale, Buffer shift, const std::stri
   const Dims in = tensor(x).dims;
   p.d = in[0], p.h = in[1], p.w = in[2], p.c = in[3];
   for (const Buffer* b : {&scale, &shift})
-    if (b->bytes() && b->bytes() != p.c * element_bytes_) shape_error(op + " of " + std::to_string(p.c) + " channels needs as many parameters");
+    if (b->bytes() && b->bytes() != p.c * element_bytes_)
+      shape_error(op + " of " + std::to_string(p.c) + " channels needs as many parameters");
   const int y = new_tensor(in);
   auto share = [](Buffer b) { return b.bytes() ? std::make_shared<const Buffer>(std::move(b)) : nullptr; };
-  add_step(table_.Norm, p, Step{{}, x, -1, y, -1, share(std::move(scale)), share(std::move(shift))}, Info{op, label, "", "", {}, {}, {}, 0, 0, 0, 0});
+  add_step(table_.Norm, p, Step{{}, x, -1, y, -1, share(std::move(scale)), share(std::move(shift))},
+           Info{op, label, "", "", {}, {}, {}, 0, 0, 0, 0});
   return y;
 }
 
@@ -250,7 +259,8 @@ int Plan::concat(const std::vector<int>& xs, int axis, const std::string& label)
   for (int x : xs) {
     const Dims& d = tensor(x).dims;
     for (int i = 0; i < 4; ++i)
-      if (i != axis && d[i] != shape[i]) shape_error("concat: " + text(d) + " does not fit " + text(tensor(xs[0]).dims) + " along axis " + std::to_string(axis));
+      if (i != axis && d[i] != shape[i])
+        shape_error("concat: " + text(d) + " does not fit " + text(tensor(xs[0]).dims) + " along axis " + std::to_string(axis));
     shape[axis] += d[axis];
   }
   const int y = new_tensor(shape);
@@ -429,7 +439,8 @@ void Plan::fetch(const External& from, int t, const Place& to, int64_t images, i
   copy(table_.Move, d, MoveArgs{x, y, from.channel, 1}, images, threads);
 }
 
-void Plan::deliver(int t, const std::vector<Place>& places, void* to, int64_t first, int64_t images, bool channels_first, int threads) const {
+void Plan::deliver(int t, const std::vector<Place>& places, void* to, int64_t first, int64_t images, bool channels_first,
+                   int threads) const {
   const Tensor& source = tensor(t);
   const Dims& d = source.dims;
   const int64_t size = elements(d), plane = d[0] * d[1] * d[2];
@@ -470,7 +481,8 @@ void Plan::give_back(std::unique_ptr<Lease> l) {
 void Plan::run(int64_t n, const std::vector<External>& inputs, const std::vector<void*>& outputs, bool channels_first, int threads,
                std::vector<double>* seconds) {
   if (!finished_) unsupported("call finish() before run()");
-  if (inputs.size() != inputs_.size() || outputs.size() != outputs_.size()) shape_error("the number of inputs or outputs does not fit the plan");
+  if (inputs.size() != inputs_.size() || outputs.size() != outputs_.size())
+    shape_error("the number of inputs or outputs does not fit the plan");
   if (n == 0) return;
   const int64_t block = std::min(n, block_);
   std::unique_ptr<Lease> memory = lease(block, threads);
@@ -492,8 +504,7 @@ void Plan::run(int64_t n, const std::vector<External>& inputs, const std::vector
       if (root.is_input) continue;
       if (owner[r] >= 0)
         places[r] = {static_cast<char*>(outputs[owner[r]]) + first * root.size * (root.is_index ? 8 : element_bytes_), root.size};
-      else
-        places[r] = {memory->arena.data() + root.offset * images * element_bytes_, root.size};
+      else places[r] = {memory->arena.data() + root.offset * images * element_bytes_, root.size};
     }
     for (size_t i = 0; i < inputs.size(); ++i) {
       const Tensor& t = tensor(inputs_[i]);

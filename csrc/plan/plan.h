@@ -73,7 +73,8 @@ class Plan {
   int buffer(const Dims& dims);
   int channel_slice(int t, int64_t first, int64_t count);
   int reshape(int x, const Dims& dims);
-  int conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int residual, const ConvOptions& o, int out, const std::string& label);
+  int conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int residual, const ConvOptions& o, int out,
+           const std::string& label);
   std::pair<int, int> pool(int x, PoolProblem p, int target, const std::string& label);  // the sizes of the output are in p
   int norm(int x, NormProblem p, Buffer scale, Buffer shift, const std::string& op, const std::string& label);
   int map(int a, int b, MapKind kind, Activation act, const std::string& op, const std::string& label);  // b < 0: unary

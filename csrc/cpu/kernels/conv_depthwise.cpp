@@ -48,8 +48,8 @@ CK_INLINE void finish(const ConvProblem& p, const ConvArgs& a, vf v, float* y, c
 
 // Outputs [q, q + count) of a row, width kS, stride kStride, no dilation.
 template <int kS, int kStride, bool kEdge, class IO>
-CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Row& row, const float* x_n, const float* w, int64_t q, int count, float* y,
-                      const float* residual, vf bias, IO io) {
+CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Row& row, const float* x_n, const float* w, int64_t q, int count,
+                      float* y, const float* residual, vf bias, IO io) {
   constexpr int kColumns = (kPixels - 1) * kStride + kS;
   vf acc[kPixels];
   CK_UNROLL

@@ -23,13 +23,14 @@ enum class Mode { kFlat, kRows, kTransposed };
 // What a run needs to know about its problem, computed once.
 struct Shape {
   Mode mode;
-  bool across;           // tiles run across images
-  int64_t pixels;        // flat: outputs of one image; rows, transposed: outputs of one row (of one residue)
-  int64_t tile;          // pixels of the largest tile: the smallest kTile of the panels in use
-  int64_t tiles;         // of one image (across: of the batch)
-  int64_t entries, c;    // entries of the pointer table and the channels each reduces
-  int64_t row_floats;    // kRows: floats of a staged window row; staged: of a staged pixel
-  bool staged;           // the pixels of a tile lie a multiple of 4 KB apart (1x1: 2 KB), in the same few sets of the first-level cache: they are copied first
+  bool across;         // tiles run across images
+  int64_t pixels;      // flat: outputs of one image; rows, transposed: outputs of one row (of one residue)
+  int64_t tile;        // pixels of the largest tile: the smallest kTile of the panels in use
+  int64_t tiles;       // of one image (across: of the batch)
+  int64_t entries, c;  // entries of the pointer table and the channels each reduces
+  int64_t row_floats;  // kRows: floats of a staged window row; staged: of a staged pixel
+  bool
+      staged;  // the pixels of a tile lie a multiple of 4 KB apart (1x1: 2 KB), in the same few sets of the first-level cache: they are copied first
   Split split;
 };
 
@@ -112,7 +113,8 @@ CK_INLINE int64_t point_rows(const ConvProblem& p, const Shape& s, const View& x
   return entries;
 }
 
-CK_INLINE int64_t point_transposed(const ConvProblem& p, const View& x, int64_t n, int64_t z, int64_t row, int64_t q, int count, const Scratch& scratch) {
+CK_INLINE int64_t point_transposed(const ConvProblem& p, const View& x, int64_t n, int64_t z, int64_t row, int64_t q, int count,
+                                   const Scratch& scratch) {
   int64_t entries = 0, tap = 0;
   for (int64_t t = 0; t < p.t; ++t)
     for (int64_t r = 0; r < p.r; ++r)
@@ -134,8 +136,8 @@ CK_INLINE int64_t point_transposed(const ConvProblem& p, const View& x, int64_t 
 }
 
 // All panels [first, last) of one tile. `x` is a table of s.tile-wide rows made for `count` pixels.
-CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a, int64_t first, int64_t last, int count, int64_t entries, float* y,
-                        int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch, int64_t ahead) {
+CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a, int64_t first, int64_t last, int count, int64_t entries,
+                        float* y, int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch, int64_t ahead) {
   const int64_t c_group = p.c / p.groups, rows = taps_of(p) * c_group;
   const Panels& panels = s.split.panels;
   const float* weights = static_cast<const float*>(a.weights);
@@ -150,8 +152,18 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
     }
     const int vecs = panel_width(panels, j);
     const int64_t k_first = panel_first(panels, j) * kLanes, k = g * panels.group_k + k_first;
-    Tile t{scratch.x, scratch.tap, entries, s.c, weights + (g * panels.vecs * kLanes + k_first) * rows, y + k, residual ? residual + k : nullptr,
-           y_step, residual_step, bias ? bias + k : nullptr, least(vecs * kLanes, panels.group_k - k_first), &p.act};
+    Tile t{scratch.x,
+           scratch.tap,
+           entries,
+           s.c,
+           weights + (g * panels.vecs * kLanes + k_first) * rows,
+           y + k,
+           residual ? residual + k : nullptr,
+           y_step,
+           residual_step,
+           bias ? bias + k : nullptr,
+           least(vecs * kLanes, panels.group_k - k_first),
+           &p.act};
     if (ahead && i - first < 7) t.ahead = ahead + (i - first) * 8 * s.c;
     if (count <= kTile[vecs]) {
       tile_fn(vecs, count)(t);
@@ -203,7 +215,8 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
         if (!s.across || !a.residual.data || a.residual.image == image * a.residual.pixel) {
           const float* residual = nullptr;
           if (a.residual.data)
-            residual = s.across ? static_cast<const float*>(a.residual.data) + m * a.residual.pixel : at<float>(a.residual, n, 0, 0, 0) + m * a.residual.pixel;
+            residual = s.across ? static_cast<const float*>(a.residual.data) + m * a.residual.pixel
+                                : at<float>(a.residual, n, 0, 0, 0) + m * a.residual.pixel;
           multiply(p, s, a, panel_from, panel_to, count, entries, y, a.y.pixel, residual, a.residual.pixel, scratch, ahead);
           continue;
         }
@@ -226,7 +239,8 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
     const int count = static_cast<int>(pixels * (part + 1) / row_tiles - from);
     if (!count) continue;
     const int64_t q = residue + from * step;
-    const int64_t entries = s.mode == Mode::kRows ? point_rows(p, s, a.x, n, z, row, q, count, scratch) : point_transposed(p, a.x, n, z, row, q, count, scratch);
+    const int64_t entries = s.mode == Mode::kRows ? point_rows(p, s, a.x, n, z, row, q, count, scratch)
+                                                  : point_transposed(p, a.x, n, z, row, q, count, scratch);
     multiply(p, s, a, panel_from, panel_to, count, entries, at<float>(a.y, n, z, row, q), step * a.y.pixel,
              a.residual.data ? at<float>(a.residual, n, z, row, q) : nullptr, step * a.residual.pixel, scratch, 0);
   }

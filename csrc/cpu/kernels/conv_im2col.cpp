@@ -64,9 +64,18 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
       const int parts = (count + widest - 1) / widest;
       for (int part = 0; part < parts; ++part) {
         const int from = count * part / parts, to = count * (part + 1) / parts;
-        const Tile t{x + from, &tap, 1, l.window, static_cast<const float*>(a.weights) + k * l.window, y + from * a.y.pixel + k,
-                     residual ? residual + from * a.residual.pixel + k : nullptr, a.y.pixel, a.residual.pixel,
-                     a.bias ? static_cast<const float*>(a.bias) + k : nullptr, least(vecs * kLanes, p.k - k), &p.act};
+        const Tile t{x + from,
+                     &tap,
+                     1,
+                     l.window,
+                     static_cast<const float*>(a.weights) + k * l.window,
+                     y + from * a.y.pixel + k,
+                     residual ? residual + from * a.residual.pixel + k : nullptr,
+                     a.y.pixel,
+                     a.residual.pixel,
+                     a.bias ? static_cast<const float*>(a.bias) + k : nullptr,
+                     least(vecs * kLanes, p.k - k),
+                     &p.act};
         tile_fn(vecs, to - from)(t);
       }
     }

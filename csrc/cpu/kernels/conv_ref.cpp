@@ -78,7 +78,8 @@ int64_t tasks(const ConvProblem& p, int64_t images) { return images * p.z * p.p;
 
 extern const ConvKernel conv_ref, conv_ref64;
 const ConvKernel conv_ref = {"conv_ref", refuse, cost, scratch_bytes, tasks, run<float>, packed_bytes<float>, pack_tasks, pack<float>};
-const ConvKernel conv_ref64 = {"conv_ref64", refuse, cost, scratch_bytes, tasks, run<double>, packed_bytes<double>, pack_tasks, pack<double>};
+const ConvKernel conv_ref64 = {"conv_ref64",         refuse,     cost,        scratch_bytes, tasks, run<double>,
+                               packed_bytes<double>, pack_tasks, pack<double>};
 
 }  // namespace ref
 }  // namespace ck

@@ -228,7 +228,7 @@ def _reshape(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free
     flat_in, flat_out = len(graph.shapes[node.inputs[0]]) == 1, len(shape) == 1
 
     def reshape(x: Any) -> Any:  # the order of elements is ours: channels last
-        y = (x if flat_in else x.movedim(1, -1)).reshape(len(x), *shape)
+        y = (x if flat_in else x.movedim(1, -1)).reshape(x.shape[0], *shape)
         return y if flat_out else y.movedim(-1, 1)
 
     return reshape

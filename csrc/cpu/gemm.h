@@ -38,7 +38,8 @@ struct Tile {
   const float* bias;  // or null
   int64_t k;          // filters that exist in this panel
   const Activation* act;
-  int64_t ahead = 0;  // floats from x to what the next tile will read: fetched into the second-level cache on the way (0: nothing)
+  int64_t x_channel = 0;  // first channel read: the start of a group
+  int64_t ahead = 0;      // floats from x to what the next tile will read: fetched into the second-level cache on the way (0: nothing)
 };
 
 CK_INLINE vf load_some(const float* p, int64_t n) { return n >= kLanes ? load(p) : load_n(p, static_cast<int>(n)); }
@@ -74,7 +75,7 @@ void tile(const Tile& t) {
     const float* w = t.w + t.tap[e] * t.c * kStep;
     const float* x[kPixels];
     CK_UNROLL
-    for (int i = 0; i < kPixels; ++i) x[i] = x_e[i];
+    for (int i = 0; i < kPixels; ++i) x[i] = x_e[i] + t.x_channel;
     int64_t c = 0;
     for (; c + kUnroll <= t.c; c += kUnroll, w += kUnroll * kStep) {
       __builtin_prefetch(x[0] + t.ahead + 8 * c, 0, 2);
@@ -123,11 +124,18 @@ void tile(const Tile& t) {
     }
   }
   if (t.act->kind == Act::kClamp) {
-    const vf lo = splat(t.act->a), hi = splat(t.act->b);
+    const vf lo = splat(t.act->a);
     CK_UNROLL
     for (int i = 0; i < kPixels; ++i)
       CK_UNROLL
-      for (int j = 0; j < kVecs; ++j) acc[i][j] = clamp(acc[i][j], lo, hi);
+      for (int j = 0; j < kVecs; ++j) acc[i][j] = vmax(acc[i][j], lo);
+    if (t.act->b < __builtin_inf()) {  // not ReLU
+      const vf hi = splat(t.act->b);
+      CK_UNROLL
+      for (int i = 0; i < kPixels; ++i)
+        CK_UNROLL
+        for (int j = 0; j < kVecs; ++j) acc[i][j] = vmin(acc[i][j], hi);
+    }
   }
   if (t.k >= kStep) {
     CK_UNROLL

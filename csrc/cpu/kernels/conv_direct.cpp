@@ -142,14 +142,8 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
   const Panels& panels = s.split.panels;
   const float* weights = static_cast<const float*>(a.weights);
   const float* bias = static_cast<const float*>(a.bias);
-  int64_t at_group = 0;  // the group the pointer table stands at
   for (int64_t i = first; i < last; ++i) {
     const int64_t g = i / panels.count, j = i % panels.count;
-    if (g != at_group) {
-      for (int64_t e = 0; e < entries * count; ++e)
-        if (scratch.x[e] != scratch.zeros) scratch.x[e] += (g - at_group) * c_group;
-      at_group = g;
-    }
     const int vecs = panel_width(panels, j);
     const int64_t k_first = panel_first(panels, j) * kLanes, k = g * panels.group_k + k_first;
     Tile t{scratch.x,
@@ -164,6 +158,7 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
            bias ? bias + k : nullptr,
            least(vecs * kLanes, panels.group_k - k_first),
            &p.act};
+    t.x_channel = g * c_group;
     if (ahead && i - first < 7) t.ahead = ahead + (i - first) * 8 * s.c;
     if (count <= kTile[vecs]) {
       tile_fn(vecs, count)(t);
@@ -242,7 +237,8 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
     const int64_t entries = s.mode == Mode::kRows ? point_rows(p, s, a.x, n, z, row, q, count, scratch)
                                                   : point_transposed(p, a.x, n, z, row, q, count, scratch);
     multiply(p, s, a, panel_from, panel_to, count, entries, at<float>(a.y, n, z, row, q), step * a.y.pixel,
-             a.residual.data ? at<float>(a.residual, n, z, row, q) : nullptr, step * a.residual.pixel, scratch, 0);
+             a.residual.data ? at<float>(a.residual, n, z, row, q) : nullptr, step * a.residual.pixel, scratch,
+             s.mode == Mode::kRows ? count * p.stride_w * p.c : 0);
   }
 }
 

@@ -1,13 +1,15 @@
-// conv_winograd.cpp: 3x3 stride 1 convolution by Winograd's F(4x4, 3x3): 36 multiplications for 16 outputs instead of 144; float32.
+// conv_winograd.cpp: stride 1 convolution by Winograd's F(4x4, 3x3) and F(2x2, 5x5): 36 multiplications for a tile of outputs instead of
+// 144 and 100; float32.
 //
-// Computes  Y = A' [ sum_c (G g_c G') . (B' d_c B) ] A  for each 4x4 tile of outputs and its 6x6 tile of inputs, then bias, residual, activation
-// Points    0, +-5/8, +-3/2, infinity: exact in binary and half the rounding error of 0, +-1, +-2 (RMS 1.9-2.0 times direct float32's)
-// Layout    x NHWC, y NPQK; U = G g G' in float64 at plan time, rounded once: [panel][36][c][nv * kLanes], 4 times the weights
+// Computes  Y = A' [ sum_c (G g_c G') . (B' d_c B) ] A  for each 4x4 (2x2) tile of outputs and its 6x6 tile of inputs, then the epilogue
+// Points    0, +-5/8, +-3/2, infinity: exact in binary and half the rounding error of 0, +-1, +-2 (RMS 1.9-2.0 times direct float32's).
+//           B depends on the points alone, so both sizes share it.
+// Layout    x NHWC, y NPQK; U = G g G' in float64 at plan time, rounded once: [panel][36][c][nv * kLanes], 4 (1.44) times the weights
 // Tiling    a task is a block of tiles times a panel of filters. A thread transforms a block of inputs once,
 //             V [36][tile][c]  --  36 products with gemm.h's register tile  -->  M [36][tile][nv * kLanes]  --  inverse transform + epilogue --> y
 //           and keeps V and M in its second-level cache. Blocks run across images: a tile's bits do not depend on its neighbours.
-// Cost      2*36/16*NPQKC flop, about 150 vector instructions a tile for each vector of channels (in) and of filters (out)
-// Refuses   other filters, strides, dilation, groups, transposed; exact; lean; fewer than 16 channels or filters
+// Cost      2*36/16*NPQKC (36/4) flop, about 150 vector instructions a tile for each vector of channels (in) and of filters (out)
+// Refuses   other filters, strides, dilation, groups, transposed; exact; lean; fewer than 32 channels or 16 filters
 // Source    Lavin and Gray 2016, arXiv:1509.09308; points: Barabasz et al. 2020, arXiv:1803.10986
 #include "cpu/gemm.h"
 #include "cpu/pixels.h"
@@ -16,7 +18,7 @@ namespace ck {
 namespace CK_ISA {
 namespace {
 
-constexpr int kOut = 4, kIn = 6, kProducts = kIn * kIn;
+constexpr int kIn = 6, kProducts = kIn * kIn;                          // of a tile; outputs are kOut = kIn + 1 - filter width: 4 or 2
 constexpr float kP = 0.625f, kQ = 1.5f, kP2 = kP * kP, kQ2 = kQ * kQ;  // the points, exact
 
 struct Layout {
@@ -28,6 +30,7 @@ struct Layout {
 
 constexpr int64_t kMaxBlock = 2 * kMaxTile;
 
+template <int kOut>
 CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
   Layout l;
   l.rows = (p.p + kOut - 1) / kOut;
@@ -54,14 +57,19 @@ CK_INLINE void transform_in(vf* d) {
   d[5 * kStep] = kP2 * kQ2 * d1 - (kP2 + kQ2) * d3 + d5;
 }
 
-// A' m along one dimension: six to four.
+// A' m along one dimension: six to kOut.
+template <int kOut>
 CK_INLINE void transform_out(const vf* m, int step, vf* y, int y_step) {
   const vf s1 = m[step] + m[2 * step], d1 = m[step] - m[2 * step];
   const vf s2 = m[3 * step] + m[4 * step], d2 = m[3 * step] - m[4 * step];
   y[0] = m[0] + s1 + s2;
-  y[y_step] = kP * d1 + kQ * d2;
-  y[2 * y_step] = kP2 * s1 + kQ2 * s2;
-  y[3 * y_step] = (kP * kP2) * d1 + (kQ * kQ2) * d2 + m[5 * step];
+  if constexpr (kOut == 2) {
+    y[y_step] = kP * d1 + kQ * d2 + m[5 * step];
+  } else {
+    y[y_step] = kP * d1 + kQ * d2;
+    y[2 * y_step] = kP2 * s1 + kQ2 * s2;
+    y[3 * y_step] = (kP * kP2) * d1 + (kQ * kQ2) * d2 + m[5 * step];
+  }
 }
 
 // One vector of channels of one tile: 6x6 inputs, of which those outside the image are zero.
@@ -87,6 +95,7 @@ CK_INLINE void scatter(const ConvProblem& p, const View& x, const float* x_n, in
   }
 }
 
+template <int kOut>
 void transform_inputs(const ConvProblem& p, const ConvArgs& a, const Layout& l, int64_t tile, int count, float* v) {
   const int64_t v_step = l.block * l.stride;
   for (int t = 0; t < count; ++t, ++tile) {
@@ -103,7 +112,7 @@ void transform_inputs(const ConvProblem& p, const ConvArgs& a, const Layout& l, 
   }
 }
 
-template <class IO>
+template <int kOut, class IO>
 CK_INLINE void gather(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t row, int64_t column, const float* m, int64_t m_step, int64_t k, IO io) {
   vf z[kOut * kIn];
   CK_UNROLL
@@ -111,7 +120,7 @@ CK_INLINE void gather(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_
     vf column_j[kIn];
     CK_UNROLL
     for (int i = 0; i < kIn; ++i) column_j[i] = load(m + (i * kIn + j) * m_step);
-    transform_out(column_j, 1, z + j, kIn);
+    transform_out<kOut>(column_j, 1, z + j, kIn);
   }
   const vf bias = a.bias ? io.load(static_cast<const float*>(a.bias) + k) : splat(0.f);
   const vf lo = splat(p.act.a), hi = splat(p.act.b);
@@ -120,7 +129,7 @@ CK_INLINE void gather(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_
   for (int i = 0; i < kOut; ++i) {
     if (i >= height) break;
     vf y[kOut];
-    transform_out(z + i * kIn, 1, y, 1);
+    transform_out<kOut>(z + i * kIn, 1, y, 1);
     float* y_row = at<float>(a.y, n, 0, row + i, column) + k;
     const float* r_row = a.residual.data ? at<const float>(a.residual, n, 0, row + i, column) + k : nullptr;
     CK_UNROLL
@@ -141,8 +150,9 @@ CK_INLINE void gather(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_
       }
 }
 
+template <int kOut>
 void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first, int64_t last, void* memory) {
-  const Layout l = layout_of(p, images);
+  const Layout l = layout_of<kOut>(p, images);
   float* v = static_cast<float*>(memory);
   float* m = v + kProducts * l.block * l.stride;
   const int64_t tiles = images * l.tiles, blocks = (tiles + l.block - 1) / l.block;
@@ -155,7 +165,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
     const int64_t tile = tiles * block / blocks;
     if (block != transformed) {
       count = static_cast<int>(tiles * (block + 1) / blocks - tile);
-      transform_inputs(p, a, l, tile, count, v);
+      transform_inputs<kOut>(p, a, l, tile, count, v);
       transformed = block;
     }
     const int vecs = panel_width(l.panels, panel), width = vecs * kLanes, parts = (count + kTile[vecs] - 1) / kTile[vecs];
@@ -173,27 +183,30 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
       for (int j = 0; j < vecs; ++j) {
         const int64_t k_j = k + j * kLanes;
         const float* m_t = m + t * width + j * kLanes;
-        if (p.k - k_j >= kLanes) gather(p, a, n, row, column, m_t, m_step, k_j, Full{});
-        else if (p.k > k_j) gather(p, a, n, row, column, m_t, m_step, k_j, Part{static_cast<int>(p.k - k_j)});
+        if (p.k - k_j >= kLanes) gather<kOut>(p, a, n, row, column, m_t, m_step, k_j, Full{});
+        else if (p.k > k_j) gather<kOut>(p, a, n, row, column, m_t, m_step, k_j, Part{static_cast<int>(p.k - k_j)});
       }
     }
   }
 }
 
+template <int kOut>
 const char* refuse(const ConvProblem& p) {
+  constexpr int kR = kIn + 1 - kOut;
   if (p.exact) return "exact: Winograd changes the rounding";
-  if (p.lean) return "lean: its weights are four times larger";
+  if (p.lean) return "lean: its weights are larger";
   if (p.transposed || p.groups != 1) return "transposed or grouped";
-  if (p.d != 1 || p.t != 1 || p.z != 1 || p.r != 3 || p.s != 3) return "3x3 filters only";
+  if (p.d != 1 || p.t != 1 || p.z != 1 || p.r != kR || p.s != kR) return kR == 3 ? "3x3 filters only" : "5x5 filters only";
   if (p.stride_h != 1 || p.stride_w != 1 || p.dil_h != 1 || p.dil_w != 1) return "stride 1 and dilation 1 only";
-  if (p.c < 16 || p.k < 16) return "fewer than 16 channels or filters";
+  if (p.c < 32 || p.k < 16) return "fewer than 32 channels or 16 filters";  // error twice that of long sums, little to save
   return nullptr;
 }
 
 int64_t packed_bytes(const ConvProblem& p) { return kProducts * p.c * panels_of(p).vecs * kLanes * 4; }
 
+template <int kOut>
 double cost(const ConvProblem& p) {
-  const Layout l = layout_of(p, 1);
+  const Layout l = layout_of<kOut>(p, 1);
   const double tiles = static_cast<double>(l.tiles), vecs = static_cast<double>(l.panels.vecs);
   const double gemm = tiles * kProducts * vecs * static_cast<double>(p.c) / 0.8;
   const double transforms = tiles * 150.0 * (vecs + static_cast<double>(p.c) / kLanes);
@@ -202,21 +215,29 @@ double cost(const ConvProblem& p) {
 }
 
 int64_t scratch_bytes(const ConvProblem& p) {
-  return align64(kProducts * kMaxBlock * (layout_of(p, 1).stride + kMaxVecs * kLanes) * 4);
+  return align64(kProducts * kMaxBlock * (layout_of<4>(p, 1).stride + kMaxVecs * kLanes) * 4);
 }
 
+template <int kOut>
 int64_t tasks(const ConvProblem& p, int64_t images) {
-  const Layout l = layout_of(p, images);
+  const Layout l = layout_of<kOut>(p, images);
   return (images * l.tiles + l.block - 1) / l.block * l.panels.count;
 }
 
 int64_t pack_tasks(const ConvProblem& p) { return panels_of(p).count; }
 
+template <int kOut>
 void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) {
-  constexpr double p1 = 0.625, q1 = 1.5, p2 = p1 * p1, q2 = q1 * q1;
-  constexpr double np = 2 * p2 * (p2 - q2), nq = 2 * q2 * (q2 - p2);
-  constexpr double g[kIn][3] = {{1 / (p2 * q2), 0, 0},          {1 / np, p1 / np, p2 / np}, {1 / np, -p1 / np, p2 / np},
-                                {1 / nq, q1 / nq, q2 / nq}, {1 / nq, -q1 / nq, q2 / nq}, {0, 0, 1}};
+  constexpr int kR = kIn + 1 - kOut;
+  constexpr double points[kIn - 1] = {0, 0.625, -0.625, 1.5, -1.5};
+  double g[kIn][kR] = {};  // row j: 1, x, x^2 ... at point j over the product of its distances to the others; infinity: the last coefficient
+  for (int j = 0; j < kIn - 1; ++j) {
+    double value = 1;
+    for (int i = 0; i < kIn - 1; ++i)
+      if (i != j) value /= points[j] - points[i];
+    for (int b = 0; b < kR; ++b, value *= points[j]) g[j][b] = value;
+  }
+  g[kIn - 1][kR - 1] = 1;
   const float* w = static_cast<const float*>(weights);
   const float* s = static_cast<const float*>(scale);
   const Panels panels = panels_of(p);
@@ -225,17 +246,21 @@ void pack(const ConvProblem& p, const void* weights, const void* scale, void* pa
     float* u = static_cast<float*>(packed) + k_first * kProducts * p.c;
     for (int64_t c = 0; c < p.c; ++c)
       for (int64_t j = 0; j < width; j += kLanes) {  // one vector of filters at a time: the inner loops vectorise in double
-        double filter[9][kLanes] = {}, half[kIn][3][kLanes];
-        for (int i = 0; i < 9; ++i)
+        double filter[kR * kR][kLanes] = {}, half[kIn][kR][kLanes] = {};
+        for (int i = 0; i < kR * kR; ++i)
           for (int64_t l = 0; l < least(kLanes, have - j); ++l)
             filter[i][l] = w[(i * p.c + c) * p.k + k_first + j + l] * (s ? s[k_first + j + l] : 1.f);
         for (int i = 0; i < kIn; ++i)
-          for (int b = 0; b < 3; ++b)
-            for (int l = 0; l < kLanes; ++l) half[i][b][l] = g[i][0] * filter[b][l] + g[i][1] * filter[3 + b][l] + g[i][2] * filter[6 + b][l];
+          for (int b = 0; b < kR; ++b)
+            for (int r = 0; r < kR; ++r)
+              for (int l = 0; l < kLanes; ++l) half[i][b][l] += g[i][r] * filter[r * kR + b][l];
         for (int i = 0; i < kIn; ++i)
           for (int b = 0; b < kIn; ++b) {
+            double sum[kLanes] = {};
+            for (int r = 0; r < kR; ++r)
+              for (int l = 0; l < kLanes; ++l) sum[l] += half[i][r][l] * g[b][r];
             float* out = u + ((i * kIn + b) * p.c + c) * width + j;
-            for (int l = 0; l < kLanes; ++l) out[l] = static_cast<float>(half[i][0][l] * g[b][0] + half[i][1][l] * g[b][1] + half[i][2][l] * g[b][2]);
+            for (int l = 0; l < kLanes; ++l) out[l] = static_cast<float>(sum[l]);
           }
       }
   }
@@ -243,8 +268,11 @@ void pack(const ConvProblem& p, const void* weights, const void* scale, void* pa
 
 }  // namespace
 
-extern const ConvKernel conv_winograd;
-const ConvKernel conv_winograd = {"conv_winograd", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack_tasks, pack};
+extern const ConvKernel conv_winograd, conv_winograd5;
+const ConvKernel conv_winograd = {"conv_winograd", refuse<4>,    cost<4>,    scratch_bytes, tasks<4>,
+                                  run<4>,          packed_bytes, pack_tasks, pack<4>};
+const ConvKernel conv_winograd5 = {"conv_winograd5", refuse<2>,    cost<2>,    scratch_bytes, tasks<2>,
+                                   run<2>,           packed_bytes, pack_tasks, pack<2>};
 
 }  // namespace CK_ISA
 }  // namespace ck

@@ -46,6 +46,7 @@ Buffer vector(const py::object& o, int bytes, const char* what) {
   if (dtype_bytes(a, what) != bytes)
     dtype_error(std::string(what) + " is " + py::str(a.dtype()).cast<std::string>() + ", the plan wants another type");
   if (a.ndim() != 1) shape_error(std::string(what) + " must have one dimension, got " + std::to_string(a.ndim()));
+  if (a.size() == 0) shape_error(std::string(what) + " has no values");  // an empty buffer would mean None
   Buffer out(a.size() * bytes);
   const char* from = static_cast<const char*>(a.data());
   for (py::ssize_t i = 0; i < a.size(); ++i) __builtin_memcpy(out.data() + i * bytes, from + i * a.strides(0), static_cast<size_t>(bytes));

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,35 +173,64 @@ def _print_classes(image: dict[str, Any]) -> None:
 
 def bench(args: argparse.Namespace) -> int:
     """Time convolution layers or whole models beside the peers."""
+    against = _peers(args.peers)
+    _bench(args, against, layers=() if args.whole else args.targets, models=args.targets if args.whole else ())
+    return 0
+
+
+def bench_peers(args: argparse.Namespace) -> int:
+    """Time layers and whole models beside PyTorch, ONNX Runtime and OpenVINO, interleaved in one run."""
+    from .bench import plot
+    from .bench.models import MODELS
+    from .bench.peers import PEERS
+
+    if args.plot is not None:
+        plot.check(args.plot)  # now, not after an hour
+    neither = args.layers is None and args.models is None
+    layers = ["all"] if args.layers == [] or neither else args.layers or []
+    models = MODELS if args.models == [] or neither else args.models or []
+    doc = _bench(args, _peers(args.peers or ",".join(PEERS)), layers, models)
+    if args.plot is not None:
+        plot.draw(doc, args.plot)
+    return 0
+
+
+def _bench(
+    args: argparse.Namespace, against: Sequence[str], layers: Sequence[str], models: Sequence[str]
+) -> dict[str, Any]:
+    """Run, print and hand to --json the rows of these shape files and whole models."""
     from . import _core
     from .bench import harness, peers, report
 
-    against = _peers(args.peers)
     threads = args.threads or _core.num_threads()
     doc = report.document(threads, args.seconds, peers.versions(against))
-    peak = harness.Peak(threads)
+    doc["exact"] = args.exact
+    peak, bandwidth = harness.Peak(threads), harness.bandwidth(threads)
     quiet = args.json == "-"
-    run = _bench_models if args.whole else _bench_layers
     try:
-        for row in run(args, against, threads, peak, quiet):
-            doc["rows"].append(row)
+        for run, targets in ((_bench_layers, layers), (_bench_models, models)):
+            for row in run(args, targets, against, threads, peak, quiet):
+                doc["rows"].append(row)
     finally:  # what was measured before Ctrl-C or an error is kept
         doc["peak_gflops"] = peak.gflops
+        doc["bandwidth"] = max(bandwidth, harness.bandwidth(threads))
+        doc["classes"] = report.classes(doc["rows"])
         if doc["rows"]:
             _json(args, doc)
             if not quiet:
                 print(f"\n{report.summary(doc)}")
-    return 0
+    return doc
 
 
 def _bench_layers(
-    args: argparse.Namespace, against: Sequence[str], threads: int, peak: Any, quiet: bool
+    args: argparse.Namespace, targets: Sequence[str], against: Sequence[str], threads: int, peak: Any, quiet: bool
 ) -> Iterator[dict[str, Any]]:
     from .bench import layers, report, shapefile
 
     names = list(
-        dict.fromkeys(name for target in args.targets for name in (shapefile.names() if target == "all" else [target]))
+        dict.fromkeys(name for target in targets for name in (shapefile.names() if target == "all" else [target]))
     )
+    timed: dict[Any, dict[str, Any]] = {}  # by shape and batch
     for target in names:
         shapes = [
             s
@@ -212,9 +242,14 @@ def _bench_layers(
         columns = None
         for layer in shapes:
             for n in args.batch:
-                row = layers.run(layer, n, threads, against, args.seconds, args.rounds, args.kernel, args.exact)
+                same = timed.get((replace(layer, name="", count=1), n))
+                if same is None:
+                    row = layers.run(layer, n, threads, against, args.seconds, args.rounds, args.kernel, args.exact)
+                    timed[replace(layer, name="", count=1), n] = row
+                    peak.measure()
+                else:
+                    row = dict(same, layer=layer.name, shape=str(layer), same_as=f"{same['model']} {same['layer']}")
                 row["model"] = Path(target).stem
-                peak.measure()
                 if not quiet:
                     if columns is None:
                         columns = report.layer_columns(shapes, list(row["peers"]))
@@ -234,21 +269,22 @@ def _layers_of(target: str, args: argparse.Namespace) -> list[Any]:
 
 
 def _bench_models(
-    args: argparse.Namespace, against: Sequence[str], threads: int, peak: Any, quiet: bool
+    args: argparse.Namespace, targets: Sequence[str], against: Sequence[str], threads: int, peak: Any, quiet: bool
 ) -> Iterator[dict[str, Any]]:
     from .bench import models as whole
     from .bench import report
 
     columns = None
-    for target in args.targets:
+    for target in targets:
         model, _ = _model(target, args.input)
+        model.exact = args.exact
         for n in args.batch:
             row = whole.run(target, model, n, threads, against, args.seconds, args.rounds)
             peak.measure()
             if not quiet:
                 if columns is None:
-                    columns = report.model_columns(args.targets, list(row["peers"]))
-                    print(f"whole models, {threads} threads, ms\n{columns.head()}")
+                    columns = report.model_columns(targets, list(row["peers"]))
+                    print(f"\nwhole models, {threads} threads, ms\n{columns.head()}")
                 print(report.model_line(columns, row, peak.gflops, list(row["peers"])), flush=True)
             yield row
 
@@ -265,7 +301,7 @@ def _peers(wanted: str | None) -> list[str]:
             continue
         lacking = peers.missing(peer)
         if lacking:
-            _complain(f"peer {peer} left out: {' and '.join(lacking)} not installed (pip install {' '.join(lacking)})")
+            _complain(f"peer {peer} left out: {lacking}")
         else:
             found.append(peer)
     return found
@@ -283,9 +319,13 @@ def bench_compare(args: argparse.Namespace) -> int:
 
 def bench_table(args: argparse.Namespace) -> int:
     """Print runs as Markdown tables, as in the README."""
-    from .bench import report
+    from .bench import plot, report
 
     docs = [report.read(file) for file in args.files]
+    if args.plot is not None:
+        if len(docs) != 1:
+            raise Unsupported(f"--plot draws one run, got {len(docs)} files")
+        plot.draw(docs[0], args.plot)
     if _json(args, docs):
         return 0
     text = report.markdown(docs)
@@ -467,29 +507,46 @@ def parser() -> argparse.ArgumentParser:
         "--repeat", type=_positive, default=5, metavar="N", help="timed runs, of which the best counts"
     )
 
+    def of_bench(command: argparse.ArgumentParser, default: str) -> None:
+        command.add_argument("--batch", type=_positive, nargs="+", default=[1], metavar="N")
+        command.add_argument(
+            "--peers", metavar="P,P", help=f"torch,torch.compile,onnxruntime,openvino or none (default: {default})"
+        )
+        command.add_argument(
+            "--filter", nargs="+", metavar="PATTERN", help="only layers whose names match, as 'layer1.*'"
+        )
+        command.add_argument("--input", type=_sizes, metavar="SIZE", help="input size of models")
+        command.add_argument("--exact", action="store_true", help="no algorithm that changes the rounding (Winograd)")
+        command.add_argument(
+            "--seconds", type=float, default=0.2, help="counted time for each problem and contestant (default 0.2)"
+        )
+        command.add_argument(
+            "--rounds", type=_positive, default=7, help="alternations between the contestants (default 7)"
+        )
+
     command = add("bench", bench)
     command.add_argument(
         "targets", nargs="*", default=["resnet50"], metavar="WHAT", help="shape files, models, or 'all' shape files"
     )
-    command.add_argument("--batch", type=_positive, nargs="+", default=[1], metavar="N")
     command.add_argument("--model", dest="whole", action="store_true", help="time whole models instead of layers")
-    command.add_argument(
-        "--peers", metavar="P,P", help="torch,onnxruntime,openvino or none (default: torch if installed)"
-    )
-    command.add_argument("--filter", nargs="+", metavar="PATTERN", help="only layers whose names match, as 'layer1.*'")
-    command.add_argument("--input", type=_sizes, metavar="SIZE", help="input size of models")
     command.add_argument("--kernel", default="", metavar="NAME", help="force a kernel of `convkern info`")
-    command.add_argument("--exact", action="store_true", help="no algorithm that changes the rounding (Winograd)")
+    of_bench(command, "torch if installed")
+
+    command = add("bench peers", bench_peers)
+    command.set_defaults(kernel="")
     command.add_argument(
-        "--seconds", type=float, default=0.2, help="counted time for each layer and contestant (default 0.2)"
+        "--layers", nargs="*", metavar="WHAT", help="shape files, models, or 'all' shape files (the default)"
     )
-    command.add_argument("--rounds", type=_positive, default=7, help="alternations between the contestants (default 7)")
+    command.add_argument("--models", nargs="*", metavar="NAME", help="whole models (default: nine of them)")
+    command.add_argument("--plot", metavar="FILE", help="draw rooflines and bars, as PNG, SVG or PDF")
+    of_bench(command, "all that are installed")
 
     command = add("bench compare", bench_compare, threads=False)
     command.add_argument("old")
     command.add_argument("new")
     command = add("bench table", bench_table, threads=False)
     command.add_argument("files", nargs="+")
+    command.add_argument("--plot", metavar="FILE", help="draw the run, as PNG, SVG or PDF")
     command.add_argument(
         "--into", metavar="FILE", help="replace what stands between <!-- bench:begin --> and :end --> there"
     )
@@ -503,7 +560,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"] and words[1:2] in (["compare"], ["table"]):
+    if words[:1] == ["bench"] and words[1:2] in (["compare"], ["peers"], ["table"]):
         words[:2] = [" ".join(words[:2])]
     args = parser().parse_args(words)
     try:

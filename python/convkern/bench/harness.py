@@ -131,6 +131,23 @@ class Peak:
         return self.gflops
 
 
+def bandwidth(threads: int, seconds: float = 0.3) -> float:
+    """Bytes a second between memory and that many threads, reading as much as is written: the best of many ReLUs."""
+    import numpy as np
+
+    from .. import _core
+
+    x = np.ones((1, 1, 1, min(4 * cache_bytes(), 1 << 28) // 256, 64), np.float32)
+    plan = _core.Plan()
+    plan.finish([plan.activation(plan.input(x.shape[1:]), "relu")])
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end or best == math.inf:
+        start = time.perf_counter()
+        plan.run([x], threads=threads)
+        best = min(best, time.perf_counter() - start)
+    return 2 * x.nbytes / best
+
+
 def machine() -> dict[str, Any]:
     """What a figure means nothing without: processor, instruction set, cores, versions."""
     from .. import _core

@@ -1,4 +1,4 @@
-"""Whole networks: one call on a batch, ours beside PyTorch eager in both memory layouts (torch_graph.py)."""
+"""Whole networks: one call on a batch, ours beside the peers (peers.py) on the same graph and the same weights."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConvkernError, Unsupported
+from ..errors import ConvkernError
 from . import harness
-from .peers import Runner
+from .peers import Runner, model_runners
 
+# What `convkern bench peers` times without being told: the classes of work there are, and the models people run.
+MODELS = (
+    "alexnet",
+    "vgg16",
+    "resnet34",
+    "resnet50",
+    "resnext50_32x4d",
+    "densenet121",
+    "inception_v3",
+    "mobilenet_v2",
+    "efficientnet_b0",
+)
 TOLERANCE = 1e-3  # largest difference from a peer, relative to the largest output: random weights amplify rounding
 
 
@@ -25,18 +37,14 @@ def run(
 ) -> dict[str, Any]:
     """Time a model of one input on n images; a row of the report.
 
-    against: () or ("torch",). Raises Unsupported for another peer; ConvkernError if a peer's result differs from ours.
+    against: names of peers, all of them installed. Raises Unsupported for an operator that a peer does not have;
+    ConvkernError if a peer's result differs from ours.
     """
-    for peer in against:
-        if peer != "torch":
-            raise Unsupported(f"{peer} is a peer for layers only; whole models are compared with torch")
     x = np.random.default_rng(0).standard_normal((n, *model.input_shape), np.float32)
     xs = [x, *(x.copy() for _ in range(min(harness.ring_size(x.nbytes), 8) - 1))]
 
-    graph = model.graph()
-    runners = [Runner("convkern", lambda i: model(xs[i % len(xs)], threads=threads), lambda y: y)]
-    if against:
-        runners += _torch_runners(graph, xs, threads)
+    ours = Runner("convkern", lambda i: model(xs[i % len(xs)], threads=threads), lambda y: y)
+    runners = [ours, *model_runners(against, model.graph(), xs, threads)]
 
     want = runners[0].nhwc(runners[0].call(0))
     error = 0.0
@@ -59,26 +67,3 @@ def run(
         peers={peer: dict(timing.as_dict(), ratio=harness.ratio(timing, mine)) for peer, timing in timings.items()},
         error=error,
     )
-
-
-def _torch_runners(graph: Any, xs: Sequence[np.ndarray], threads: int) -> list[Runner]:
-    import torch
-
-    from .torch_graph import TorchGraph
-
-    torch.set_num_threads(threads)
-    runners = []
-    for name, layout in (("torch.channels_last", torch.channels_last), ("torch.contiguous", torch.contiguous_format)):
-        network = TorchGraph(graph, layout)
-        inputs = [_channels_first(torch.from_numpy(x), layout) for x in xs]
-
-        def call(i: int, network: Any = network, inputs: list[Any] = inputs) -> Any:
-            return network(inputs[i % len(inputs)])
-
-        runners.append(Runner(name, call, lambda y: y.movedim(1, -1).numpy()))
-    return runners
-
-
-def _channels_first(x: Any, layout: Any) -> Any:
-    x = x.movedim(-1, 1)
-    return x.contiguous(memory_format=layout) if x.ndim == 4 else x.contiguous()

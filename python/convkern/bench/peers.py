@@ -1,20 +1,26 @@
-"""The libraries we are measured against, each asked for one convolution + bias + ReLU on the same numbers.
+"""The libraries we are measured against: for one convolution + bias + ReLU, and for a whole network, on our numbers.
 
-A runner is a function of a running number (which buffer) and a function that brings its output to an NHWC array, for
-the comparison of values. PyTorch runs eagerly under inference_mode, channels-last and contiguous; ONNX Runtime and
-OpenVINO get a graph of the one layer. All get the same number of threads.
+A runner is a function of a running number (which buffer) and a function that brings its output to an array of channels
+last, for the comparison of values. PyTorch runs eagerly under inference_mode, in both memory layouts, and whole
+networks also compiled with frozen weights; ONNX Runtime and OpenVINO get an ONNX graph (onnx_graph.py), with all their
+optimisations, in float32. All get the same number of threads.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import io
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..errors import Unsupported
+from ..errors import ConvkernError, Unsupported
+from ..graph import Graph
+from . import onnx_graph
 from .shapefile import ConvShape
 
 Arrays = Sequence[np.ndarray]
@@ -29,37 +35,70 @@ class Runner:
     nhwc: Callable[[Any], np.ndarray]
 
 
-# peer -> the packages it needs
-PEERS = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino", "onnx")}
+# peer -> the packages it needs, its own first
+PEERS = {
+    "torch": ("torch",),
+    "torch.compile": ("torch",),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "openvino": ("openvino", "onnx"),
+}
+MODELS_ONLY = ("torch.compile",)
 
 
-def missing(peer: str) -> list[str]:
-    """The packages that `peer` needs and this environment lacks; Unsupported for a name that is no peer."""
+def missing(peer: str) -> str:
+    """What `peer` needs and this environment lacks, with the remedy; "" if nothing. Unsupported if it is no peer."""
     if peer not in PEERS:
         raise Unsupported(f"no peer {peer!r}; there are {', '.join(PEERS)}")
-    return [package for package in PEERS[peer] if importlib.util.find_spec(package) is None]
+    lacking = [package for package in PEERS[peer] if importlib.util.find_spec(package) is None]
+    if lacking:
+        return f"{' and '.join(lacking)} not installed (pip install {' '.join(lacking)})"
+    if peer == "torch.compile" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        return "no C++ compiler found (g++, or name one in CXX)"
+    return ""
 
 
 def versions(peers: Sequence[str]) -> dict[str, str]:
     from importlib.metadata import version
 
-    return {peer: version(peer) for peer in peers}
+    return {peer: version(PEERS[peer][0]) for peer in peers}
 
 
 def layer_runners(
     peer: str, layer: ConvShape, xs: Arrays, w: np.ndarray, b: np.ndarray, threads: int
 ) -> Iterator[Runner]:
-    """The runners of one peer for one layer.
+    """The runners of one peer for one layer; none for a peer that is for whole models only.
 
     xs: NHWC inputs to rotate; w: (R,S,C/G,K); b: (K,).
     """
-    kcrs = np.ascontiguousarray(w.transpose(3, 2, 0, 1))
     if peer == "torch":
-        yield from _torch(layer, xs, kcrs, b, threads)
-    elif peer == "onnxruntime":
-        yield _onnxruntime(layer, xs, kcrs, b, threads)
-    elif peer == "openvino":
-        yield _openvino(layer, xs, kcrs, b, threads)
+        yield from _torch(layer, xs, np.ascontiguousarray(w.transpose(3, 2, 0, 1)), b, threads)
+    elif peer not in MODELS_ONLY:
+        yield _RUNTIMES[peer](onnx_graph.export(_layer_graph(layer, w, b), len(xs[0])), xs, threads)
+
+
+def model_runners(peers: Sequence[str], graph: Graph, xs: Arrays, threads: int) -> Iterator[Runner]:
+    """The runners of all `peers` for a network of one input and one output.
+
+    xs: inputs (N,H,W,C) to rotate. Raises Unsupported for an operator that a peer does not have.
+    """
+    if "torch" in peers:
+        yield from _torch_eager(graph, xs, threads)
+    if "torch.compile" in peers:
+        yield _torch_compiled(graph, xs, threads)
+    runtimes = [peer for peer in peers if peer in _RUNTIMES]
+    if runtimes:
+        model = onnx_graph.export(graph, len(xs[0]))
+        for peer in runtimes:
+            yield _RUNTIMES[peer](model, xs, threads)
+
+
+def _layer_graph(layer: ConvShape, w: np.ndarray, b: np.ndarray) -> Graph:
+    graph = Graph()
+    x = graph.input((layer.h, layer.w, layer.c))
+    attrs = dict(strides=layer.stride, padding=layer.pad, dilation=layer.dil, groups=layer.groups)
+    y = graph.add("conv", (x,), attrs, dict(kernel=w, bias=b))
+    graph.outputs.append(graph.add("activation", (y,), dict(kind="relu")))
+    return graph
 
 
 def _torch(layer: ConvShape, xs: Arrays, kcrs: np.ndarray, b: np.ndarray, threads: int) -> Iterator[Runner]:
@@ -86,68 +125,88 @@ def _torch(layer: ConvShape, xs: Arrays, kcrs: np.ndarray, b: np.ndarray, thread
         yield Runner(name, call, lambda y: y.permute(0, 2, 3, 1).numpy())
 
 
-def _onnx_model(layer: ConvShape, n: int, kcrs: np.ndarray, b: np.ndarray) -> bytes:
-    """A graph of the one layer, NCHW as ONNX has it."""
-    from onnx import TensorProto, helper, numpy_helper
+def _torch_eager(graph: Graph, xs: Arrays, threads: int) -> Iterator[Runner]:
+    import torch
 
-    (top, bottom), (left, right) = layer.pad
-    nodes = [
-        helper.make_node(
-            "Conv",
-            ["x", "w", "b"],
-            ["conv"],
-            pads=[top, left, bottom, right],
-            strides=list(layer.stride),
-            dilations=list(layer.dil),
-            group=layer.groups,
-        ),
-        helper.make_node("Relu", ["conv"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "layer",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [n, layer.c, layer.h, layer.w])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [n, layer.k, layer.p, layer.q])],
-        [numpy_helper.from_array(kcrs, "w"), numpy_helper.from_array(b, "b")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8  # readable by every runtime of the last years
-    return model.SerializeToString()
+    from .torch_graph import TorchGraph
+
+    torch.set_num_threads(threads)
+    for name, layout in (("torch.channels_last", torch.channels_last), ("torch.contiguous", torch.contiguous_format)):
+        yield _torch_runner(name, TorchGraph(graph, layout), _torch_inputs(xs, layout))
+
+
+def _torch_compiled(graph: Graph, xs: Arrays, threads: int) -> Runner:
+    """Weights become constants of the compiled code: batch norms are folded and filters packed, as in ours."""
+    import torch
+    from torch._inductor import config
+
+    from .torch_graph import TorchGraph
+
+    torch.set_num_threads(threads)
+    torch._dynamo.reset()  # forget the network before
+    network = torch.compile(TorchGraph(graph, torch.channels_last).traced(), dynamic=False)
+    runner = _torch_runner("torch.compile", network, _torch_inputs(xs, torch.channels_last))
+    try:
+        with config.patch(freezing=True):
+            runner.call(0)  # compiles
+    except torch._dynamo.exc.TorchDynamoException as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConvkernError(f"torch.compile failed (--peers can leave it out): {reason}") from error
+    return runner
+
+
+def _torch_inputs(xs: Arrays, layout: Any) -> list[Any]:
+    import torch
+
+    inputs = [torch.from_numpy(x).movedim(-1, 1) for x in xs]
+    return [x.contiguous(memory_format=layout) if x.ndim == 4 else x.contiguous() for x in inputs]
+
+
+def _torch_runner(name: str, network: Callable[[Any], Any], inputs: Sequence[Any]) -> Runner:
+    import torch
+
+    @torch.inference_mode()
+    def call(i: int) -> Any:
+        return network(inputs[i % len(inputs)])
+
+    return Runner(name, call, lambda y: y.movedim(1, -1).numpy())
 
 
 def _nchw(xs: Arrays) -> list[np.ndarray]:
-    return [np.ascontiguousarray(x.transpose(0, 3, 1, 2)) for x in xs]
+    return [np.ascontiguousarray(np.moveaxis(x, -1, 1)) for x in xs]
 
 
-def _onnxruntime(layer: ConvShape, xs: Arrays, kcrs: np.ndarray, b: np.ndarray, threads: int) -> Runner:
+def _nhwc(y: np.ndarray) -> np.ndarray:
+    return np.moveaxis(y, 1, -1)
+
+
+def _onnxruntime(model: bytes, xs: Arrays, threads: int) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Its idle threads would slow the next contestant.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    model = _onnx_model(layer, len(xs[0]), kcrs, b)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     inputs = [{"x": x} for x in _nchw(xs)]
-
-    def call(i: int) -> Any:
-        return session.run(None, inputs[i % len(inputs)])[0]
-
-    return Runner("onnxruntime", call, lambda y: y.transpose(0, 2, 3, 1))
+    return Runner("onnxruntime", lambda i: session.run(None, inputs[i % len(inputs)])[0], _nhwc)
 
 
-def _openvino(layer: ConvShape, xs: Arrays, kcrs: np.ndarray, b: np.ndarray, threads: int) -> Runner:
-    import io
-
+def _openvino(model: bytes, xs: Arrays, threads: int) -> Runner:
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(io.BytesIO(_onnx_model(layer, len(xs[0]), kcrs, b)))
     settings = dict(
-        INFERENCE_NUM_THREADS=threads, NUM_STREAMS=1, PERFORMANCE_HINT="LATENCY", INFERENCE_PRECISION_HINT="f32"
+        PERFORMANCE_HINT="LATENCY",
+        INFERENCE_PRECISION_HINT="f32",
+        INFERENCE_NUM_THREADS=threads,
+        NUM_STREAMS=1,
+        ENABLE_HYPER_THREADING=True,  # else it may take fewer threads than it is given
     )
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    compiled = core.compile_model(core.read_model(io.BytesIO(model)), "CPU", settings)
+    request = compiled.create_infer_request()
     inputs = [openvino.Tensor(x, shared_memory=True) for x in _nchw(xs)]
 
     def call(i: int) -> Any:
@@ -155,4 +214,7 @@ def _openvino(layer: ConvShape, xs: Arrays, kcrs: np.ndarray, b: np.ndarray, thr
         request.infer()
         return request.get_output_tensor().data
 
-    return Runner("openvino", call, lambda y: y.transpose(0, 2, 3, 1))
+    return Runner("openvino", call, _nhwc)
+
+
+_RUNTIMES: dict[str, Callable[[bytes, Arrays, int], Runner]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}

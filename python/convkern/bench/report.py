@@ -1,11 +1,13 @@
 """A run of the benchmark as a document (the JSON of `convkern bench --json`), and the tables drawn from documents.
 
     {"format": "convkern-bench-1", "version": ..., "commit": ..., "date": ..., "machine": {...}, "threads": 2,
-    "seconds": 0.2,
-     "peers": {"torch": "2.13.0"}, "peak_gflops": 234.0, "rows": [...]}
+     "seconds": 0.2, "exact": false, "peers": {"torch": "2.13.0"}, "peak_gflops": 234.0, "bandwidth": 2.8e10,
+     "rows": [...], "classes": [...]}
 
-A row is a layer or, with layer None, a whole model. Times are seconds; a ratio is the peer's time over ours, so above 1
-we are faster.
+A row is a layer or, with layer None, a whole model. Times are seconds, the bandwidth is in bytes a second; a ratio is
+the peer's time over ours, so above 1 we are faster. A shape that several networks have is timed once: its other rows
+are copies and say `same_as`. A class is a kind of layer, or all whole models, at one batch size: geometric mean of the
+ratios to the best peer (each distinct shape once, whatever its multiplicity), the lowest, wins and losses.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from .shapefile import ConvShape, parse_line
 
 FORMAT = "convkern-bench-1"
 
-_TITLES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+TITLES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 Row = dict[str, Any]
 Document = dict[str, Any]
@@ -49,6 +51,7 @@ def document(threads: int, seconds: float, peers: Mapping[str, str]) -> Document
         peers=dict(peers),
         peak_gflops=0.0,
         rows=[],
+        classes=[],
     )
 
 
@@ -84,11 +87,24 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(math.fsum(map(math.log, values)) / len(values))
 
 
-def kind(layer: ConvShape) -> str:
-    """The family a layer belongs to in the summary of a run.
+KINDS = (
+    "3x3 s1, C,K >= 64, map >= 28",
+    "3x3 s1, C,K >= 64, map >= 14",
+    "3x3 s1, other",
+    "first (C=3)",
+    "1x1",
+    "grouped",
+    "depthwise",
+    "1x1 map",
+    "other",
+)
 
-    >>> kind(parse_line("a h=8 w=8 c=64 k=64 r=3 pad=1"))
-    '3x3 stride 1'
+
+def kind(layer: ConvShape) -> str:
+    """The one of KINDS a layer belongs to in the summary of a run.
+
+    >>> kind(parse_line("a h=14 w=14 c=64 k=64 r=3 pad=1"))
+    '3x3 s1, C,K >= 64, map >= 14'
     """
     if layer.groups > 1:
         return "depthwise" if layer.groups == layer.c else "grouped"
@@ -98,7 +114,46 @@ def kind(layer: ConvShape) -> str:
         return "first (C=3)"
     if layer.r == layer.s == 1:
         return "1x1"
-    return "3x3 stride 1" if (layer.r, layer.s, *layer.stride) == (3, 3, 1, 1) else "other"
+    if (layer.r, layer.s, *layer.stride) != (3, 3, 1, 1):
+        return "other"
+    smallest = min(layer.h, layer.w)
+    if min(layer.c, layer.k) < 64 or smallest < 14:
+        return "3x3 s1, other"
+    return f"3x3 s1, C,K >= 64, map >= {28 if smallest >= 28 else 14}"
+
+
+def classes(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Geometric mean, lowest, wins and losses of the ratios to the best peer, for each batch and kind of layer."""
+    groups: dict[tuple[int, str], dict[str, tuple[float, str]]] = defaultdict(dict)
+    for row in rows:
+        best = best_peer(row)
+        if best is None:
+            continue
+        if row["layer"] is None:
+            members = {"whole models": f"{row['model']} {row['shape']}"}
+        else:
+            shape = row["shape"].split(None, 1)[1].rsplit(None, 1)[0]  # without its name and multiplicity
+            members = {"all layers": shape, kind(parse_line(row["shape"])): shape}
+        for name, what in members.items():
+            groups[row["n"], name].setdefault(what, (best[1], _title(row)))
+    order = ("all layers", *KINDS, "whole models")
+    return [
+        dict(
+            n=n,
+            kind=name,
+            count=len(found),
+            geometric_mean=geometric_mean(ratio for ratio, _ in found.values()),
+            lowest=min(found.values())[0],
+            lowest_of=min(found.values())[1],
+            wins=sum(ratio >= 1 for ratio, _ in found.values()),
+            losses=sum(ratio < 1 for ratio, _ in found.values()),
+        )
+        for (n, name), found in sorted(groups.items(), key=lambda item: (item[0][0], order.index(item[0][1])))
+    ]
+
+
+def _title(row: Row) -> str:
+    return row["model"] if row["layer"] is None else f"{row['model']} {row['layer']}"
 
 
 def layer_columns(layers: Sequence[ConvShape], peers: Sequence[str]) -> Columns:
@@ -164,37 +219,33 @@ def spread(timing: Mapping[str, float]) -> str:
 
 
 def summary(doc: Document) -> str:
-    """Geometric means, wins and losses of a run, by batch and kind of layer."""
+    """Geometric means, wins and losses of a run, by batch and kind of layer, and where it lost."""
     layers = [row for row in doc["rows"] if row["layer"] is not None]
-    whole = [best[1] for row in doc["rows"] if row["layer"] is None and (best := best_peer(row))]
     where = f"float32 FMA, {doc['machine']['isa']}, {doc['threads']} threads, measured in this run"
     lines = [f"peak {doc['peak_gflops']:.0f} GFLOP/s ({where})"]
-    if whole:
-        lines.append(f"{len(whole)} rows of whole models, best peer's time / ours: {geometric_mean(whole):.2f}")
     for n in sorted({row["n"] for row in layers}):
         rows = [row for row in layers if row["n"] == n]
         rate = geometric_mean(row["gflops"] for row in rows)
         share = rate / doc["peak_gflops"]
         lines.append(f"N={n}: {len(rows)} layers, geometric mean {rate:.1f} GFLOP/s ({share:.0%} of the peak)")
-        groups: dict[str, list[float]] = defaultdict(list)
-        for row in rows:
-            best = best_peer(row)
-            if best:
-                groups["all layers"].append(best[1])
-                groups[kind(parse_line(row["shape"]))].append(best[1])
-        if groups:
-            titles = ["  best peer's time / ours", "layers", "geo mean", "lowest", "wins", "losses"]
-            lines.append(table(titles, _group_rows(groups)))
+    titles = ["best peer's time / ours", "N", "count", "geo mean", "lowest", "wins", "losses", "lowest of"]
+    cells = [[*_class_cells(c), c["wins"], c["losses"], c["lowest_of"]] for c in classes(doc["rows"])]
+    if cells:
+        lines.append(table(titles, cells))
+    lost = [(best[1], best[0], row) for row in doc["rows"] if (best := best_peer(row)) and best[1] < 1]
+    lost = [item for item in lost if "same_as" not in item[2]]
+    if lost:
+        lost.sort(key=lambda item: item[0])
+        lines.append(f"slower than the best peer: {len(lost)}, the worst")
+        lines += [f"  {ratio:.2f}  N={row['n']}  {_title(row)} ({peer})" for ratio, peer, row in lost[:_WORST]]
     return "\n".join(lines)
 
 
-def _group_rows(groups: Mapping[str, Sequence[float]]) -> list[list[Any]]:
-    lines: list[list[Any]] = []
-    for name, ratios in groups.items():
-        wins = sum(r >= 1 for r in ratios)
-        mean, least = geometric_mean(ratios), min(ratios)
-        lines.append([f"  {name}", len(ratios), f"{mean:.2f}", f"{least:.2f}", wins, len(ratios) - wins])
-    return lines
+_WORST = 10  # rows named in a summary
+
+
+def _class_cells(c: Mapping[str, Any]) -> list[Any]:
+    return [c["kind"], c["n"], c["count"], f"{c['geometric_mean']:.2f}", f"{c['lowest']:.2f}"]
 
 
 def compare(old: Document, new: Document) -> tuple[str, list[dict[str, Any]]]:
@@ -254,7 +305,7 @@ def _key(row: Row) -> tuple[str, str | None, int]:
 def describe(doc: Document) -> str:
     """One line: what ran where and when."""
     machine = doc["machine"]
-    peers = "".join(f", {_TITLES.get(peer, peer)} {version}" for peer, version in doc["peers"].items())
+    peers = "".join(f", {TITLES[peer]} {version}" for peer, version in doc["peers"].items() if peer in TITLES)
     commit = f" ({doc['commit']})" if doc["commit"] else ""
     cores = f"{machine['cpu']}, {machine['isa']}, {doc['threads']} threads"
     return f"convkern {doc['version']}{commit}{peers}; {cores}; {doc['date'][:10]}"
@@ -277,6 +328,13 @@ def markdown(docs: Sequence[Document]) -> str:
             "| layers of | N | layers | share of the FMA peak | best peer's time / ours | lowest | faster / slower |\n"
             "|---|---|---|---|---|---|---|\n"
             + "\n".join(_markdown_layers(name, n, rows) for (name, n), rows in layers.items())
+        )
+    found = [c for c in classes(row for doc in docs for row in doc["rows"]) if c["kind"] != "whole models"]
+    if found:
+        parts.append(
+            "| kind of layer | N | layers | best peer's time / ours | lowest | faster / slower |\n"
+            "|---|---|---|---|---|---|\n"
+            + "\n".join(_markdown_row([*_class_cells(c), f"{c['wins']} / {c['losses']}"]) for c in found)
         )
     if models:
         parts.append(
@@ -306,11 +364,15 @@ def _markdown_layers(name: str, n: int, rows: Sequence[Row]) -> str:
         cells += [f"{geometric_mean(ratios):.2f}", f"{min(ratios):.2f}", f"{wins} / {len(ratios) - wins}"]
     else:
         cells += ["", "", ""]
-    return f"| {' | '.join(map(str, cells))} |"
+    return _markdown_row(cells)
 
 
 def _markdown_model(row: Row) -> str:
     best = best_peer(row)
     cells = [row["model"], row["n"], f"{row['ours']['median'] * 1e3:.1f}"]
     cells += [f"{row['peers'][best[0]]['median'] * 1e3:.1f}", best[0], f"**{best[1]:.2f}**"] if best else ["", "", ""]
+    return _markdown_row(cells)
+
+
+def _markdown_row(cells: Iterable[Any]) -> str:
     return f"| {' | '.join(map(str, cells))} |"

@@ -1,6 +1,6 @@
 """A convkern graph executed by PyTorch, operator by operator: the peer for whole models.
 
-The same operators on the same weights as ours, called eagerly as torch.nn.functional has them, in place where the
+The same operators on the same weights as ours, called as torch.nn.functional has them, in place where the
 published models are (activations and residual adds), channels first or channels last in memory. There is no nn.Module
 around them, which only helps PyTorch. So every architecture has its peer without torchvision, and the two results can
 be compared.
@@ -48,7 +48,6 @@ class TorchGraph:
         tensor = torch.from_numpy(np.array(array))  # a copy: parameters are read-only
         return tensor.contiguous(memory_format=self.memory_format) if tensor.ndim == 4 else tensor
 
-    @torch.inference_mode()
     def __call__(self, x: Any) -> Any:
         values = {self.source: x}
         for (op, inputs, output), dead in zip(self.steps, self.dead):
@@ -56,6 +55,10 @@ class TorchGraph:
             for tensor in dead:
                 values.pop(tensor, None)
         return values[self.result]
+
+    def traced(self) -> torch.fx.GraphModule:
+        """The same as a module that torch.compile takes whole: the weights are its buffers, which freezing folds."""
+        return torch.fx.symbolic_trace(lambda x: self(x))
 
 
 def _params(node: Node) -> Mapping[str, np.ndarray]:
@@ -180,14 +183,18 @@ def _activation(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], f
 
 def _binary(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
     left, right = (graph.shapes[i] for i in node.inputs)
-    if len(left) != len(right):
-        raise Unsupported(f"{node.name}: operands of different ranks, {left} and {right}, have no PyTorch peer")
     if node.attrs["kind"] == "add" and free and left == right:
         return lambda a, b: a.add_(b)
+    rank = len(graph.shapes[node.output])
+
+    def ranked(x: Any) -> Any:  # sizes of one in front, which is behind the channels here
+        return x[(slice(None), slice(None), *(None,) * (rank + 1 - x.ndim))]
+
     ops: dict[str, Op] = dict(
         add=torch.add, sub=torch.sub, mul=torch.mul, div=torch.div, max=torch.maximum, min=torch.minimum
     )
-    return ops[node.attrs["kind"]]
+    op = ops[node.attrs["kind"]]
+    return op if len(left) == len(right) else lambda a, b: op(ranked(a), ranked(b))
 
 
 def _axis(rank: int, axis: int) -> int:

@@ -207,11 +207,11 @@ void register_plan(py::module_& m) {
 
   py::class_<Plan>(m, "Plan",
                    "A network as steps over one arena. Shapes are (D, H, W, C) of one image; methods that add a step return a tensor id.")
-      .def(py::init([](const std::string& dtype, bool exact, bool lean) {
+      .def(py::init([](const std::string& dtype, bool exact, bool lean, bool strips) {
              if (dtype != "float32" && dtype != "float64") dtype_error("a plan computes in float32 or float64, got " + dtype);
-             return std::make_unique<Plan>(dtype == "float64", exact, lean);
+             return std::make_unique<Plan>(dtype == "float64", exact, lean, strips);
            }),
-           "dtype"_a = "float32", "exact"_a = false, "lean"_a = false)
+           "dtype"_a = "float32", "exact"_a = false, "lean"_a = false, "strips"_a = true)
       .def("input", &Plan::input, "shape"_a)
       .def("buffer", &Plan::buffer, "shape"_a)
       .def("channel_slice", &Plan::channel_slice, "x"_a, "first"_a, "count"_a)

@@ -48,14 +48,6 @@ CK_INLINE void store_some(float* p, vf v, int64_t n) {
   else store_n(p, v, static_cast<int>(n));
 }
 
-__attribute__((noinline)) void activate_stored(const Tile& t, int pixels) {
-  for (int i = 0; i < pixels; ++i)
-    for (int64_t k = 0; k < t.k; k += kLanes) {
-      float* y = t.y + i * t.y_step + k;
-      store_some(y, activate(load_some(y, t.k - k), *t.act), t.k - k);
-    }
-}
-
 template <int kPixels, int kVecs>
 void tile(const Tile& t) {
   vf acc[kPixels][kVecs];
@@ -80,6 +72,9 @@ void tile(const Tile& t) {
     for (; c + kUnroll <= t.c; c += kUnroll, w += kUnroll * kStep) {
       __builtin_prefetch(x[0] + t.ahead + 8 * c, 0, 2);
       __builtin_prefetch(x[0] + t.ahead + 8 * c + 16, 0, 2);
+      Quad a[kPixels];
+      CK_UNROLL
+      for (int i = 0; i < kPixels; ++i) a[i].load(x[i] + c);
       CK_UNROLL
       for (int u = 0; u < kUnroll; ++u) {
         vf b[kVecs];
@@ -87,9 +82,9 @@ void tile(const Tile& t) {
         for (int j = 0; j < kVecs; ++j) b[j] = load(w + u * kStep + j * kLanes);
         CK_UNROLL
         for (int i = 0; i < kPixels; ++i) {
-          const vf a = splat(x[i][c + u]);
+          const vf a_u = a[i][u];
           CK_UNROLL
-          for (int j = 0; j < kVecs; ++j) acc[i][j] += a * b[j];
+          for (int j = 0; j < kVecs; ++j) acc[i][j] += a_u * b[j];
         }
       }
     }
@@ -151,7 +146,8 @@ void tile(const Tile& t) {
     }
   }
   // The others need more registers than the tile leaves free: a second pass over what was just stored.
-  if (t.act->kind != Act::kNone && t.act->kind != Act::kClamp) activate_stored(t, kPixels);
+  if (t.act->kind != Act::kNone && t.act->kind != Act::kClamp)
+    for (int i = 0; i < kPixels; ++i) activate_span(t.y + i * t.y_step, t.y + i * t.y_step, t.k, *t.act);
 }
 
 using TileFn = void (*)(const Tile&);
@@ -169,7 +165,7 @@ CK_INLINE TileFn tile_fn(int vecs, int pixels) {
                                                           Tiles<3, 1, 2, 3, 4, 5, 6, 7, 8, 9>::table};
 #elif defined(__aarch64__)
   static constexpr const TileFn* kTables[kMaxVecs + 1] = {nullptr, Tiles<1, 1, 2, 3, 4, 5, 6, 7, 8>::table, Tiles<2, 1, 2, 3, 4, 5, 6, 7, 8>::table,
-                                                          Tiles<3, 1, 2, 3, 4, 5, 6, 7>::table};
+                                                          Tiles<3, 1, 2, 3, 4, 5, 6>::table};
 #else
   static constexpr const TileFn* kTables[kMaxVecs + 1] = {nullptr, Tiles<1, 1, 2, 3, 4, 5, 6>::table, Tiles<2, 1, 2, 3, 4, 5, 6>::table,
                                                           Tiles<3, 1, 2, 3, 4>::table};

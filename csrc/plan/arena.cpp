@@ -17,7 +17,7 @@ void Plan::plan_arena() {
   std::vector<int> placed;
   for (int id : order) {
     Root& root = roots_[id];
-    if (root.is_input) continue;
+    if (root.is_input || root.last < 0) continue;  // a caller's, or never made (strips)
     // An int64 index needs 8 bytes an element: two float elements.
     const int64_t size = (root.size * (root.is_index ? 8 : element_bytes_) / element_bytes_ + kAlign - 1) / kAlign * kAlign;
     std::vector<std::pair<int64_t, int64_t>> taken;  // [from, to) of the roots that live at the same time

@@ -76,8 +76,8 @@ int64_t Parameter::packed_bytes() {
   return sum;
 }
 
-Plan::Plan(bool float64, bool exact, bool lean)
-    : element_bytes_(float64 ? 8 : 4), exact_(exact), lean_(lean), table_(float64 ? reference64() : table()) {}
+Plan::Plan(bool float64, bool exact, bool lean, bool strips)
+    : element_bytes_(float64 ? 8 : 4), exact_(exact), lean_(lean), strips_(strips && !float64), table_(float64 ? reference64() : table()) {}
 
 const Plan::Tensor& Plan::tensor(int t) const {
   if (t < 0 || t >= static_cast<int>(tensors_.size())) shape_error("no tensor has the id " + std::to_string(t));
@@ -328,9 +328,12 @@ int Plan::resize(int x, ResizeProblem p, const std::string& label) {
 
 void Plan::finish(const std::vector<int>& outputs) {
   if (finished_) unsupported("the plan is finished already");
-  const int end = static_cast<int>(steps_.size());
-  for (int t : outputs) use(t, end);
+  count_uses(outputs);
   outputs_ = outputs;
+  if (strips_ && steps_.size() > 1) {
+    fuse_strips();
+    count_uses(outputs);
+  }
   plan_arena();
   plan_segments();
   block_ = steps_.size() <= 1 ? int64_t{1} << 40 : kBlockImages;
@@ -342,7 +345,7 @@ void Plan::finish(const std::vector<int>& outputs) {
 void Plan::plan_segments() {
   for (int s = 0; s < static_cast<int>(steps_.size()); ++s) {
     int64_t bytes = 0;
-    for (int t : {steps_[s].x, steps_[s].x2, steps_[s].y})
+    for (int t : {steps_[s].x, steps_[s].x2, steps_[s].y})  // of strips: the first part's x and the last part's y
       if (t >= 0) bytes += elements(tensors_[t].dims) * element_bytes_;
     int64_t images = kBlockImages;
     while (images > 1 && images * bytes > activation_budget()) images /= 2;
@@ -408,6 +411,7 @@ void Plan::execute(const Step& step, const std::vector<Place>& places, int64_t i
       launch(*c.kernel, c.problem, MoveArgs{x, y, 1, 1}, images, threads, scratch);
       break;
     }
+    case 6: run_strips(**std::get_if<6>(&step.call), places, images, threads, scratch); break;
     default: {
       const auto& c = *std::get_if<5>(&step.call);
       launch(*c.kernel, c.problem, ResizeArgs{x, y}, images, threads, scratch);

@@ -67,7 +67,7 @@ class Plan {
     int64_t macs, bytes, workspace, packed;
   };
 
-  Plan(bool float64, bool exact, bool lean);
+  Plan(bool float64, bool exact, bool lean, bool strips);
 
   int input(const Dims& dims);
   int buffer(const Dims& dims);
@@ -126,12 +126,20 @@ class Plan {
     const K* kernel;
     P problem;
   };
+  struct Strips;
   struct Step {
     std::variant<Call<ConvKernel, ConvProblem>, Call<PoolKernel, PoolProblem>, Call<NormKernel, NormProblem>, Call<MapKernel, MapProblem>,
-                 Call<MoveKernel, MoveProblem>, Call<ResizeKernel, ResizeProblem>>
+                 Call<MoveKernel, MoveProblem>, Call<ResizeKernel, ResizeProblem>, std::shared_ptr<const Strips>>
         call;
     int x, x2, y, index;  // tensor ids, -1 = none
     std::shared_ptr<const Buffer> weights, shift;
+  };
+  // Row-local steps run strip by strip: rows of each intermediate result live in a thread's buffer, never in the arena (strips.cpp).
+  struct Strips {
+    std::vector<Step> parts;
+    int64_t rows;                  // output rows of a strip
+    std::vector<int64_t> buffers;  // bytes of each part's buffer (none for the last)
+    int64_t scratch;               // bytes a thread needs in all
   };
 
   const Tensor& tensor(int t) const;
@@ -142,6 +150,11 @@ class Plan {
   template <class K, class P>
   void add_step(const std::vector<const K*>& rows, const P& problem, Step step, Info info, const std::string& forced = "");
   void use(int t, int step);
+  void fuse_strips();
+  bool can_strip(const Step& step) const;
+  bool feeds(const Step& from, const Step& to) const;
+  void run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, const Buffer& scratch) const;
+  void count_uses(const std::vector<int>& outputs);
   void plan_arena();
   void plan_segments();
   View view(const Tensor& t, const std::vector<Place>& places) const;
@@ -152,7 +165,7 @@ class Plan {
   void give_back(std::unique_ptr<Lease> lease);
 
   const int element_bytes_;
-  const bool exact_, lean_;
+  const bool exact_, lean_, strips_;
   const Table& table_;
   std::vector<Tensor> tensors_;
   std::vector<Root> roots_;

@@ -39,10 +39,10 @@ struct Row {
 };
 
 template <class IO>
-CK_INLINE void finish(const ConvProblem& p, const ConvArgs& a, vf v, float* y, const float* residual, vf bias, IO io) {
+CK_INLINE void finish(const ConvProblem& p, const ConvArgs& a, vf v, float* y, const float* residual, vf bias, vf lo, vf hi, IO io) {
   if (a.bias) v += bias;
   if (residual) v += io.load(residual);
-  if (p.act.kind == Act::kClamp) v = clamp(v, splat(p.act.a), splat(p.act.b));
+  if (p.act.kind == Act::kClamp) v = clamp(v, lo, hi);
   io.store(y, v);
 }
 
@@ -69,10 +69,11 @@ CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Row& row, c
         if ((j - s) % kStride == 0 && j - s >= 0 && (j - s) / kStride < kPixels) acc[(j - s) / kStride] += v * b[s];
     }
   }
+  const vf lo = splat(static_cast<float>(p.act.a)), hi = splat(static_cast<float>(p.act.b));
   CK_UNROLL
   for (int i = 0; i < kPixels; ++i) {
     if (kEdge && i >= count) break;
-    finish(p, a, acc[i], y + i * a.y.pixel, residual ? residual + i * a.residual.pixel : nullptr, bias, io);
+    finish(p, a, acc[i], y + i * a.y.pixel, residual ? residual + i * a.residual.pixel : nullptr, bias, lo, hi, io);
   }
 }
 
@@ -80,6 +81,7 @@ CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Row& row, c
 template <class IO>
 void generic_row(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t z, int64_t prow, int64_t k, int lanes, IO io) {
   const int64_t m = p.k / p.c;
+  const vf lo = splat(static_cast<float>(p.act.a)), hi = splat(static_cast<float>(p.act.b));
   const vf bias = a.bias ? io.load(static_cast<const float*>(a.bias) + k) : splat(0.f);
   float* y = at<float>(a.y, n, z, prow, 0) + k;
   const float* residual = a.residual.data ? at<const float>(a.residual, n, z, prow, 0) + k : nullptr;
@@ -99,7 +101,7 @@ void generic_row(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t z, 
             for (int l = 0; l < lanes; ++l) v[l] = x[(k + l) / m];
           acc += v * load(w + ((t * p.r + r) * p.s + s) * kLanes);
         }
-    finish(p, a, acc, y + q * a.y.pixel, residual ? residual + q * a.residual.pixel : nullptr, bias, io);
+    finish(p, a, acc, y + q * a.y.pixel, residual ? residual + q * a.residual.pixel : nullptr, bias, lo, hi, io);
   }
 }
 
@@ -157,14 +159,12 @@ void run_width(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t l
           }
         }
       }
-      if (p.act.kind != Act::kNone && p.act.kind != Act::kClamp)
-        for (int64_t q = 0; q < p.q; ++q) {
-          float* y = at<float>(a.y, n, z, prow, q);
-          for (int64_t k = k_first; k < k_last; k += kLanes) {
-            if (p.k - k >= kLanes) store(y + k, activate(load(y + k), p.act));
-            else store_n(y + k, activate(load_n(y + k, static_cast<int>(p.k - k)), p.act), static_cast<int>(p.k - k));
-          }
-        }
+      if (p.act.kind != Act::kNone && p.act.kind != Act::kClamp) {
+        float* y = at<float>(a.y, n, z, prow, 0) + k_first;
+        if (a.y.pixel == k_last - k_first) activate_span(y, y, p.q * a.y.pixel, p.act);
+        else
+          for (int64_t q = 0; q < p.q; ++q, y += a.y.pixel) activate_span(y, y, k_last - k_first, p.act);
+      }
     }
   }
 }

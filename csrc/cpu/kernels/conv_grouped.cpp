@@ -90,7 +90,7 @@ void vector(const ConvProblem& p, const ConvArgs& a, const Table& table, int64_t
   if (p.act.kind != Act::kNone && p.act.kind != Act::kClamp)
     for (int i = 0; i < count; ++i) {
       float* v = y + i * a.y.pixel + k;
-      io.store(v, activate(io.load(v), p.act));
+      activate_span(v, v, least(kLanes, p.k - k), p.act);
     }
 }
 

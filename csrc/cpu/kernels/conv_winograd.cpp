@@ -146,7 +146,7 @@ CK_INLINE void gather(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_
     for (int i = 0; i < height; ++i)
       for (int j = 0; j < width; ++j) {
         float* out = at<float>(a.y, n, 0, row + i, column + j) + k;
-        io.store(out, activate(io.load(out), p.act));
+        activate_span(out, out, least(kLanes, p.k - k), p.act);
       }
 }
 

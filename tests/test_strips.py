@@ -1,4 +1,4 @@
-"""Fusion across steps: a chain that runs strip by strip gives the bits of its steps one by one (csrc/plan/strips.cpp)."""
+"""Fusion across steps: a chain run strip by strip gives the bits of its steps one by one (csrc/plan/strips.cpp)."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from convkern import _core
 
 
 def chain(strips, h, w, c, wide, k, window, stride, pad, *, residual=False, first=1, pool=False, dtype="float32"):
-    """first x first conv to `wide` channels -> depthwise (or max pooling) -> 1x1 to k channels, as one plan of three steps."""
+    """first x first conv to `wide` channels -> depthwise (or max pooling) -> 1x1 to k channels, as one plan."""
     rng = np.random.default_rng(0)
     plan = _core.Plan(dtype, strips=strips)
     x = plan.input((1, h, w, c))

@@ -260,15 +260,15 @@ def _one_odd_conv(rng: np.random.Generator, kind: str) -> Conv | None:
     elif kind == "resnext":
         groups = _pick(rng, (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33))
         c = k = groups * _pick(rng, (2, 4, 8))
-    elif kind == "square3":
-        c, k = (_pick(rng, [n for n in _CHANNELS if 16 <= n <= 65]) for _ in range(2))
+    elif kind == "square":
+        c, k = _pick(rng, (16, 32, 33, 40, 47, 48, 63, 64)), _pick(rng, (16, 17, 24, 31))
     else:
         c, k = _pick(rng, _CHANNELS), _pick(rng, _CHANNELS)
     if kind == "pointwise":
         return Conv(*size, c, k, stride=triple((1, 1, 2, 3), 1))
-    if kind == "square3":
-        pads = rng.integers(0, 3, 4).tolist()
-        return Conv(1, size[1] + 2, size[2] + 2, c, k, 1, 3, 3, ONE, (0, *pads[:2]), (0, *pads[2:]))
+    if kind == "square":  # of stride 1: Winograd's
+        pads, r = rng.integers(0, 3, 4).tolist(), _pick(rng, (3, 5, 5))
+        return Conv(1, size[1] + r - 1, size[2] + r - 1, c, k, 1, r, r, ONE, (0, *pads[:2]), (0, *pads[2:]))
     window = triple((1, 2, 3, 3, 3, 4, 5, 7) if rank < 3 else (1, 2, 3), 1)
     stride, dilation = triple((1, 1, 1, 2, 3, 4), 1), triple((1, 1, 1, 2, 3), 1)
     pad_lo, pad_hi = triple((0, 0, 1, 1, 2, 3), 0), triple((0, 0, 1, 1, 2, 3), 0)
@@ -283,7 +283,7 @@ def _one_odd_conv(rng: np.random.Generator, kind: str) -> Conv | None:
     return problem if fits else None
 
 
-CONV_KINDS = ("dense", "pointwise", "square3", "depthwise", "grouped", "resnext", "transposed")
+CONV_KINDS = ("dense", "pointwise", "square", "depthwise", "grouped", "resnext", "transposed")
 
 
 def odd_convs(count: int, seed: int = 0, kinds: tuple[str, ...] = CONV_KINDS) -> list[Conv]:
@@ -294,7 +294,7 @@ def odd_convs(count: int, seed: int = 0, kinds: tuple[str, ...] = CONV_KINDS) ->
         if len(found) == count:
             return list(found)
         problem = _one_odd_conv(rng, kinds[turn % len(kinds)])
-        if problem is not None and np.prod(problem.y_shape) * problem.terms < 1e6 and np.prod(problem.w_shape) < 5e4:
+        if problem is not None and np.prod(problem.y_shape) * problem.terms < 2e6 and np.prod(problem.w_shape) < 5e4:
             found[problem] = None
     raise AssertionError("unreachable")
 
@@ -306,6 +306,8 @@ CORNER_CONVS = (
     Conv(1, 1, 1, 1030, 5),
     Conv(1, 7, 7, 3, 64, 1, 7, 7, (1, 2, 2), (0, 3, 3), (0, 3, 3)),  # the first layer of ResNet, cropped
     Conv(1, 23, 23, 3, 96, 1, 11, 11, (1, 4, 4)),  # the first layer of AlexNet, cropped
+    Conv(1, 1, 961, 8, 20, stride=(1, 1, 64)),  # pixels 2 KB apart, of fewer channels than a vector
+    Conv(1, 9, 9, 256, 20, 1, 3, 3, (1, 2, 4), (0, 1, 1), (0, 1, 1)),  # pixels 4 KB apart
     Conv(1, 5, 5, 8, 8, 1, 3, 3, (1, 1, 1), (0, 4, 0), (0, 0, 4)),  # padding wider than the window's reach
     Conv(1, 2, 2, 4, 4, 1, 5, 5, (1, 1, 1), (0, 2, 2), (0, 2, 2)),  # window larger than the image
     Conv(1, 9, 9, 4, 4, 1, 2, 2, (1, 5, 5)),  # stride larger than the window

@@ -42,26 +42,31 @@ def conv_bound(x: Any, w: Any, bias: Any = None, residual: Any = None, **geometr
     return sum_bound(terms, oracle.conv(*absolute, **geometry))
 
 
-# Winograd's F(4x4, 3x3) by Cook and Toom: the product of two polynomials from its values at five points and infinity
-# (Barabasz et al. 2020, arXiv:1803.10986, sec. 2). y = A' [(G w G') * (B' x B)] A for a tile.
+# Winograd's F(m x m, r x r) with m + r - 1 = 6 by Cook and Toom: products of polynomials from their values at five
+# points and infinity (Barabasz et al. 2020, arXiv:1803.10986, sec. 2). y = A' [(G w G') * (B' x B)] A for a tile.
 _POINTS = np.array((0, 5 / 8, -5 / 8, 3 / 2, -3 / 2))
 _OTHERS = [np.delete(_POINTS, i) for i in range(5)]
-_A = np.c_[np.vander(_POINTS, 4, increasing=True).T, (0, 0, 0, 1)]
-_G = np.r_[np.vander(_POINTS, 3, increasing=True) / [[np.prod(p - o)] for p, o in zip(_POINTS, _OTHERS)], [[0, 0, 1]]]
 _B = np.array([*((*np.poly(o)[::-1], 0) for o in _OTHERS), np.poly(_POINTS)[::-1]])
 
 
-def _winograd(x: np.ndarray, w: np.ndarray, a: np.ndarray, g: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """x (N,H,W,C) padded already, w (3,3,C,K): the convolution by tiles, with the three matrices given."""
-    n, h, width, _ = x.shape
-    p, q = h - 2, width - 2
-    x = np.pad(x, ((0, 0), (0, -p % 4), (0, -q % 4), (0, 0)))
-    tiles = np.lib.stride_tricks.sliding_window_view(x, (6, 6), (1, 2))[:, ::4, ::4]  # n rows columns c 6 6
+def _powers(n: int) -> np.ndarray:
+    """Values of 1, x, ... x^(n-1) at the five points and infinity, where only the last counts."""
+    return np.r_[np.vander(_POINTS, n, increasing=True), np.eye(1, n, n - 1)]
+
+
+def _winograd_magnitude(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """The algorithm on absolute values; x (N,H,W,C) padded already, w (r,r,C,K)."""
+    r = len(w)
+    m = 7 - r
+    n, p, q = x.shape[0], x.shape[1] + 1 - r, x.shape[2] + 1 - r
+    a, g, b = np.abs(_powers(m)), np.abs(_powers(r)), np.abs(_B)
+    g[:5] /= np.abs([[np.prod(point - others)] for point, others in zip(_POINTS, _OTHERS)])
+    x = np.pad(x, ((0, 0), (0, -p % m), (0, -q % m), (0, 0)))
+    tiles = np.lib.stride_tricks.sliding_window_view(x, (6, 6), (1, 2))[:, ::m, ::m]  # n rows columns c 6 6
     v = np.einsum("ai,bj,nrscij->abnrsc", b, b, tiles, optimize=True)
     u = np.einsum("ai,bj,ijck->abck", g, g, w, optimize=True)
-    m = v @ u[:, :, None, None]
-    y = np.einsum("ia,jb,abnrsk->nrisjk", a, a, m, optimize=True)
-    return y.reshape(n, p + -p % 4, q + -q % 4, -1)[:, :p, :q]
+    y = np.einsum("ai,bj,abnrsk->nrisjk", a, a, v @ u[:, :, None, None], optimize=True)
+    return y.reshape(n, p + -p % m, q + -q % m, -1)[:, :p, :q]
 
 
 def winograd_bound(
@@ -74,7 +79,7 @@ def winograd_bound(
     """
     x, w = np.abs(np.asarray(x, np.float64))[:, 0], np.abs(np.asarray(w, np.float64))[0]
     x = np.pad(x, ((0, 0), (pad_lo[1], pad_hi[1]), (pad_lo[2], pad_hi[2]), (0, 0)))
-    magnitude = _winograd(x, w, np.abs(_A), np.abs(_G), np.abs(_B))[:, None]
+    magnitude = _winograd_magnitude(x, w)[:, None]
     for added in (bias, residual):
         magnitude = magnitude if added is None else magnitude + np.abs(np.asarray(added, np.float64))
     return sum_bound(x.shape[-1] + 20, magnitude)

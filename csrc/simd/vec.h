@@ -8,6 +8,7 @@
 //   load store          unaligned, full vector
 //   load_n store_n      the first n lanes, 0 < n < kLanes; other lanes read as 0 and are not written (nor touched in memory)
 //   splat vmax vmin     vmax(v, lo): NaN in v stays NaN
+// and, where it has better than what stands below: maximum, minimum, Quad.
 #pragma once
 #include <cstdint>
 
@@ -19,6 +20,8 @@
 #include "vec_avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__)
 #include "vec_avx2.h"
+#elif defined(__aarch64__)
+#include "vec_neon.h"
 #else
 #include "vec_base.h"
 #endif
@@ -36,6 +39,19 @@ struct Part {
   CK_INLINE_MEMBER vf load(const float* p) const { return load_n(p, n); }
   CK_INLINE_MEMBER void store(float* p, vf v) const { store_n(p, v, n); }
 };
+
+#if !defined(__aarch64__)
+// NaN if either is.
+CK_INLINE vf maximum(vf a, vf b) { return b != b ? b : vmax(a, b); }
+CK_INLINE vf minimum(vf a, vf b) { return b != b ? b : vmin(a, b); }
+
+// Four neighbouring floats, each of which multiplies vectors: broadcast from memory when it is used.
+struct Quad {
+  const float* x;
+  CK_INLINE_MEMBER void load(const float* p) { x = p; }
+  CK_INLINE_MEMBER vf operator[](int i) const { return splat(x[i]); }
+};
+#endif
 
 CK_INLINE vf clamp(vf v, vf lo, vf hi) { return vmin(vmax(v, lo), hi); }
 

@@ -1,4 +1,4 @@
-// vec_base.h: four lanes in plain vector extensions. On x86-64 this is SSE2 (mul + add: no FMA), on aarch64 NEON (a*b+c contracts to fmla).
+// vec_base.h: four lanes in plain vector extensions, for any compiler target. On x86-64 this is SSE2: 16 registers, mul + add (no FMA).
 #pragma once
 
 #define CK_ISA base
@@ -7,13 +7,8 @@ namespace ck {
 namespace base {
 
 constexpr int kLanes = 4;
-#if defined(__aarch64__)
-constexpr int kTile[5] = {0, 8, 8, 7, 5};  // 32 registers
-constexpr int kMaxTile = 8;
-#else
-constexpr int kTile[5] = {0, 6, 6, 4, 2};  // 16 registers
+constexpr int kTile[5] = {0, 6, 6, 4, 2};
 constexpr int kMaxTile = 6;
-#endif
 
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vi __attribute__((vector_size(16)));

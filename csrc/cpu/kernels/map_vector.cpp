@@ -23,8 +23,8 @@ CK_INLINE vf combine(vf a, vf b) {
     case MapKind::kSub: return a - b;
     case MapKind::kMul: return a * b;
     case MapKind::kDiv: return a / b;
-    case MapKind::kMax: return select(b != b, b, vmax(a, b));  // vmax keeps NaN in a
-    case MapKind::kMin: return select(b != b, b, vmin(a, b));
+    case MapKind::kMax: return maximum(a, b);
+    case MapKind::kMin: return minimum(a, b);
   }
   return a;
 }

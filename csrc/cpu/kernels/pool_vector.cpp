@@ -21,12 +21,9 @@ namespace {
 
 constexpr int kBlock = 4;  // vectors
 
-// The larger, or NaN if either is.
-CK_INLINE vf larger(vf best, vf v) { return select(best != best, best, vmax(v, best)); }
-
 struct Max {
   static CK_INLINE_MEMBER vf start() { return splat(-__builtin_inff()); }
-  static CK_INLINE_MEMBER vf add(vf a, vf b) { return larger(a, b); }
+  static CK_INLINE_MEMBER vf add(vf a, vf b) { return maximum(b, a); }
   static CK_INLINE_MEMBER vf finish(vf v, vf) { return v; }
 };
 struct Avg {

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import Unsupported
 from ..graph import Graph, Node, pool_size, value_of
 
-OPSET, IR_VERSION = 20, 9  # read by ONNX Runtime >= 1.17 and OpenVINO >= 2024.0
+OPSET, IR_VERSION = 20, 9  # the first with Gelu, for runtimes of 2024 and later
 
 Pairs = Sequence[tuple[int, int]]
 

@@ -113,10 +113,6 @@ class Plan {
     int64_t image;
     int64_t depth = 0, row = 0, pixel = 0;  // a caller's channels-last strides, read in place; 0 = dense
   };
-  struct Segment {  // consecutive steps that run `images` at a time
-    int first, last;
-    int64_t images;
-  };
   struct Lease {
     Buffer arena, scratch;
     std::vector<Buffer> staging;
@@ -156,7 +152,6 @@ class Plan {
   void run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, const Buffer& scratch) const;
   void count_uses(const std::vector<int>& outputs);
   void plan_arena();
-  void plan_segments();
   View view(const Tensor& t, const std::vector<Place>& places) const;
   void execute(const Step& step, const std::vector<Place>& places, int64_t images, int threads, const Buffer& scratch) const;
   void fetch(const External& from, int t, const Place& to, int64_t images, int threads) const;
@@ -172,7 +167,6 @@ class Plan {
   std::vector<Step> steps_;
   std::vector<Info> infos_;
   std::vector<int> inputs_, outputs_;
-  std::vector<Segment> segments_;
   bool finished_ = false;
   int64_t arena_elements_ = 0, block_ = 1, scratch_bytes_ = 0;
   std::mutex mutex_;

@@ -34,7 +34,9 @@ class Plan:
     """
     A network as steps over one arena. Shapes are (D, H, W, C) of one image; methods that add a step return a tensor id.
     """
-    def __init__(self, dtype: str = "float32", exact: bool = False, lean: bool = False, strips: bool = True) -> None: ...
+    def __init__(
+        self, dtype: str = "float32", exact: bool = False, lean: bool = False, strips: bool = True
+    ) -> None: ...
     def activation(self, x: int, act: str, act_a: float = 0.0, act_b: float = 0.0, label: str = "") -> int: ...
     def adaptive_pool(
         self,

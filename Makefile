@@ -5,6 +5,8 @@
 #   make lint         ruff, clang-format, mypy          make format    let ruff and clang-format rewrite the files
 #   make wheel        dist/*.whl                        make wheel-check    ... tried where there is no compiler and nothing but its needs
 #   make asan         the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make native-test  every kernel without Python, on every ISA of this machine (ARGS="problems seed index"; SANITIZE=ON)
+#   make neon         cross-compile for aarch64, look at the machine code      make neon-test    ... and run it in an emulator
 #   make stubs        write python/convkern/_core.pyi anew       make check-build    it is current; the objects keep to their ISA
 #   make dev          an editable install with all tools and the pre-commit hooks
 #   make clean        remove build/, dist/ and .venv
@@ -19,10 +21,15 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 SOURCES := CMakeLists.txt pyproject.toml constraints.txt README.md \
            $(shell find csrc python -type f ! -name '*.so' ! -name '*.pyc' ! -name '.*')
-CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h')
+CXX_FILES = $(shell find csrc tests/native -name '*.cpp' -o -name '*.h')
 WHEEL_LIMIT := 5000000
+NATIVE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCONVKERN_NATIVE=ON
 
-.PHONY: demo test lint format wheel wheel-check asan stubs check-build dev clean
+SANITIZE ?= OFF
+CROSS ?= aarch64-linux-gnu-
+SYSROOT ?= /usr/aarch64-linux-gnu
+
+.PHONY: demo test lint format wheel wheel-check asan native-test neon neon-test stubs check-build dev clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
@@ -61,10 +68,25 @@ wheel-check: wheel
 # Everything that reaches C++ with odd shapes. Python itself leaks on purpose, and torch's own threads are not instrumented.
 asan: .venv/test.stamp
 	rm -rf build/asan
-	CONVKERN_SANITIZE=ON $(INSTALL) -C build-dir=build/asan-objects -C install.strip=false --no-deps --target build/asan .
+	CONVKERN_SANITIZE=ON $(INSTALL) --config-settings=build-dir=build/asan-objects --config-settings=install.strip=false --no-deps --target build/asan .
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/asan \
 	$(BIN)/python -m pytest -p no:cacheprovider $(or $(ARGS),tests/test_conv_kernels.py tests/test_kernels_other.py)
+
+native-test: .venv/cmake.stamp
+	$(NATIVE) -B build/native-$(SANITIZE) -DCONVKERN_SANITIZE=$(SANITIZE)
+	$(BIN)/cmake --build build/native-$(SANITIZE)
+	build/native-$(SANITIZE)/tests/native/native_kernels $(ARGS)
+
+neon: .venv/cmake.stamp
+	@command -v $(CROSS)g++ >/dev/null || { echo "$(CROSS)g++ was not found: apt install g++-aarch64-linux-gnu, or name one: make neon CROSS=..."; exit 1; }
+	$(NATIVE) -B build/neon -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(CROSS)g++
+	$(BIN)/cmake --build build/neon
+	$(BIN)/python tools/check_neon.py build/neon $(CROSS)objdump
+
+neon-test: neon
+	@command -v qemu-aarch64 >/dev/null || { echo "qemu-aarch64 was not found: apt install qemu-user"; exit 1; }
+	QEMU_LD_PREFIX=$(SYSROOT) qemu-aarch64 build/neon/tests/native/native_kernels $(ARGS)
 
 stubs: .venv/test.stamp .venv/tools.stamp
 	$(BIN)/python tools/stubs.py --write
@@ -94,6 +116,10 @@ clean:
 .venv/test.stamp: .venv/bin/python $(SOURCES)
 	$(INSTALL) '.[test]'
 	@touch $@ .venv/demo.stamp
+
+.venv/cmake.stamp: .venv/bin/python
+	$(INSTALL) cmake ninja
+	@touch $@
 
 .venv/tools.stamp: .venv/bin/python constraints.txt
 	$(INSTALL) ruff clang-format mypy auditwheel pybind11-stubgen pre-commit numpy

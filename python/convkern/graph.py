@@ -117,7 +117,7 @@ class Param:
             raise ShapeError(f"{self.name}: got an array of shape {array.shape}, want {self.shape}")
         if not np.can_cast(array.dtype, self.dtype, "safe"):
             raise DTypeError(f"{self.name}: got {array.dtype}, want {self.dtype} (convert it explicitly)")
-        array = _frozen(np.array(array, dtype=self.dtype, order="C", copy=copy or None))
+        array = _frozen((np.array if copy else np.asarray)(array, dtype=self.dtype, order="C"))
         with _filling:
             self._value, self._make = array, None
             self.version += 1

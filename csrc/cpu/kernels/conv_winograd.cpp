@@ -36,7 +36,7 @@ CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
   l.rows = (p.p + kOut - 1) / kOut;
   l.columns = (p.q + kOut - 1) / kOut;
   l.tiles = l.rows * l.columns;
-  const int64_t usual = p.c <= 128 ? kMaxBlock : kMaxTile;
+  const int64_t usual = kProducts * kMaxBlock * p.c * 4 <= l2_bytes * 5 / 8 ? kMaxBlock : kMaxTile;
   l.block = images * l.tiles <= kMaxBlock ? images * l.tiles : usual;
   l.stride = (p.c + kLanes - 1) / kLanes * kLanes + kLanes;
   l.panels = panels_of(p);

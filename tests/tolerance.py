@@ -42,27 +42,28 @@ def conv_bound(x: Any, w: Any, bias: Any = None, residual: Any = None, **geometr
     return sum_bound(terms, oracle.conv(*absolute, **geometry))
 
 
-# Winograd's F(m x m, r x r) with m + r - 1 = 6 by Cook and Toom: products of polynomials from their values at five
-# points and infinity (Barabasz et al. 2020, arXiv:1803.10986, sec. 2). y = A' [(G w G') * (B' x B)] A for a tile.
-_POINTS = np.array((0, 5 / 8, -5 / 8, 3 / 2, -3 / 2))
-_OTHERS = [np.delete(_POINTS, i) for i in range(5)]
-_B = np.array([*((*np.poly(o)[::-1], 0) for o in _OTHERS), np.poly(_POINTS)[::-1]])
+# Winograd's F(m x m, r x r) by Cook and Toom: products of polynomials from their values at m + r - 2 points and infinity
+# (Barabasz et al. 2020, arXiv:1803.10986, sec. 2). y = A' [(G w G') * (B' x B)] A for a tile.
+_POINTS = {"conv_winograd": (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2), "conv_winograd2": (0, 1, -1)}
+_POINTS["conv_winograd5"] = _POINTS["conv_winograd"]
 
 
-def _powers(n: int) -> np.ndarray:
-    """Values of 1, x, ... x^(n-1) at the five points and infinity, where only the last counts."""
-    return np.r_[np.vander(_POINTS, n, increasing=True), np.eye(1, n, n - 1)]
+def _powers(points: np.ndarray, n: int) -> np.ndarray:
+    """Values of 1, x, ... x^(n-1) at the points and infinity, where only the last counts."""
+    return np.r_[np.vander(points, n, increasing=True), np.eye(1, n, n - 1)]
 
 
-def _winograd_magnitude(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+def _winograd_magnitude(x: np.ndarray, w: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The algorithm on absolute values; x (N,H,W,C) padded already, w (r,r,C,K)."""
-    r = len(w)
-    m = 7 - r
+    size, r = len(points) + 1, len(w)
+    m = size + 1 - r
     n, p, q = x.shape[0], x.shape[1] + 1 - r, x.shape[2] + 1 - r
-    a, g, b = np.abs(_powers(m)), np.abs(_powers(r)), np.abs(_B)
-    g[:5] /= np.abs([[np.prod(point - others)] for point, others in zip(_POINTS, _OTHERS)])
+    others = [np.delete(points, i) for i in range(len(points))]
+    b = np.abs([*((*np.poly(o)[::-1], 0) for o in others), np.poly(points)[::-1]])
+    a, g = np.abs(_powers(points, m)), np.abs(_powers(points, r))
+    g[:-1] /= np.abs([[np.prod(point - o)] for point, o in zip(points, others)])
     x = np.pad(x, ((0, 0), (0, -p % m), (0, -q % m), (0, 0)))
-    tiles = np.lib.stride_tricks.sliding_window_view(x, (6, 6), (1, 2))[:, ::m, ::m]  # n rows columns c 6 6
+    tiles = np.lib.stride_tricks.sliding_window_view(x, (size, size), (1, 2))[:, ::m, ::m]  # n rows columns c size size
     v = np.einsum("ai,bj,nrscij->abnrsc", b, b, tiles, optimize=True)
     u = np.einsum("ai,bj,ijck->abck", g, g, w, optimize=True)
     y = np.einsum("ai,bj,abnrsk->nrisjk", a, a, v @ u[:, :, None, None], optimize=True)
@@ -70,7 +71,14 @@ def _winograd_magnitude(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def winograd_bound(
-    x: Any, w: Any, bias: Any = None, residual: Any = None, *, pad_lo: Any = (0, 0, 0), pad_hi: Any = (0, 0, 0)
+    algo: str,
+    x: Any,
+    w: Any,
+    bias: Any = None,
+    residual: Any = None,
+    *,
+    pad_lo: Any = (0, 0, 0),
+    pad_hi: Any = (0, 0, 0),
 ) -> np.ndarray:
     """gamma(n) * (the same algorithm on absolute values + |bias| + |residual|), for stride 1 and one group.
 
@@ -79,18 +87,20 @@ def winograd_bound(
     """
     x, w = np.abs(np.asarray(x, np.float64))[:, 0], np.abs(np.asarray(w, np.float64))[0]
     x = np.pad(x, ((0, 0), (pad_lo[1], pad_hi[1]), (pad_lo[2], pad_hi[2]), (0, 0)))
-    magnitude = _winograd_magnitude(x, w)[:, None]
+    magnitude = _winograd_magnitude(x, w, np.array(_POINTS[algo]))[:, None]
     for added in (bias, residual):
         magnitude = magnitude if added is None else magnitude + np.abs(np.asarray(added, np.float64))
     return sum_bound(x.shape[-1] + 20, magnitude)
 
 
-def winograd_rms_ratio(channels: int) -> float:
+def winograd_rms_ratio(algo: str, channels: int) -> float:
     """How much larger Winograd's RMS error may be than the direct kernel's on normal numbers. Measured.
 
-    1.75-1.95 from 64 channels on; the transforms' own roundings, which few channels do not outweigh, raise it to 2.4
-    (2.6 without fused multiply-adds) at 16.
+    6x6 tiles: 1.75-1.95 from 64 channels on; the transforms' own roundings, which few channels do not outweigh, raise
+    it to 2.4 (2.6 without fused multiply-adds) at 16. 4x4 tiles: below 1, as C products are summed in place of 9 C.
     """
+    if algo == "conv_winograd2":
+        return 1.0
     return max(2.2, (1.8**2 + 64 / channels) ** 0.5)
 
 

@@ -12,6 +12,7 @@
 // Cost      2*NZPQK*TRS flop; 4*(x + w + y) bytes: bound by the caches, not by FMAs
 // Refuses   transposed; C/G != 1
 // Source    Howard et al. 2017, arXiv:1704.04861, sec. 3.1
+#include "core/machine.h"
 #include "cpu/pixels.h"
 #include "simd/math.h"
 
@@ -186,7 +187,7 @@ const char* refuse(const ConvProblem& p) {
 }
 
 double cost(const ConvProblem& p) {
-  return static_cast<double>(p.z * p.p * p.q * p.t * p.r * p.s * layout_of(p).vecs) * 2.0 / 3000.0;
+  return static_cast<double>(p.z * p.p * p.q * p.t * p.r * p.s * layout_of(p).vecs) * 2.0 / kVectorsPerMicrosecond;
 }
 
 int64_t scratch_bytes(const ConvProblem&) { return 0; }

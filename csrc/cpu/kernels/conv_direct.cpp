@@ -5,7 +5,8 @@
 // Tiling    a task is a tile of up to kTile pixels (flat over z p q of one image) times a super-panel of filters that stays in L2.
 //           For each tile a table of pointers, tap x pixel, is made once and used by all panels; a padded pixel points at a row of zeros.
 //           Few channels (C < 16, undilated): the S pixels of a window row lie side by side in NHWC, so (s, c) is one reduction of S*C and only
-//           (t, r) remain as taps; windows that cross the left or right edge are copied to scratch with their zeros. C=3 needs no other kernel.
+//           (t, r) remain as taps; windows that cross the left or right edge are copied to scratch with their zeros. C=3 needs no other kernel;
+//           the usual first layers have an instance of the tile with their sizes as constants.
 //           Small maps (fewer pixels than a tile): tiles run across images, so that Dense at batch 8 reads its weights once.
 //           Transposed: outputs of one residue q mod stride see the same taps, so a tile steps by the stride.
 // Cost      2*NZPQK*TRSC/G flop; 4*(x + w + y) bytes plus x once more per super-panel
@@ -18,7 +19,55 @@ namespace ck {
 namespace CK_ISA {
 namespace {
 
+constexpr int64_t kFewTiles = 4;  // of an image (across: of the batch) that share what is read of the weights
+
 enum class Mode { kFlat, kRows, kTransposed };
+
+// The register tile where pixels of few channels lie side by side (kRows) and the sizes of the usual first layers are constants: one pointer
+// for each window row, all offsets from it in the instructions.
+template <int kPixels, int kVecs, int kWidth, int kPitch>
+void first_tile(const Tile& t) {
+  vf acc[kPixels][kVecs];
+  CK_UNROLL
+  for (int i = 0; i < kPixels; ++i)
+    CK_UNROLL
+    for (int j = 0; j < kVecs; ++j) acc[i][j] = splat(0.f);
+  if (t.ahead) fetch_outputs<kPixels, kVecs>(t);
+  for (int64_t e = 0; e < t.entries; ++e) {
+    const float* x = t.x[e * kPixels];
+    const float* w = t.w + t.tap[e] * kWidth * kVecs * kLanes;
+    __builtin_prefetch(x + t.ahead, 0, 2);
+    __builtin_prefetch(x + t.ahead + 16, 0, 2);
+    _Pragma("GCC unroll 64")
+    for (int c = 0; c < kWidth; ++c) {
+      asm volatile("" ::: "memory");  // windows overlap: the compiler would keep their common numbers in registers that it does not have
+      vf b[kVecs];
+      CK_UNROLL
+      for (int j = 0; j < kVecs; ++j) b[j] = load(w + (c * kVecs + j) * kLanes);
+      CK_UNROLL
+      for (int i = 0; i < kPixels; ++i) {
+        const vf a = splat(x[i * kPitch + c]);
+        CK_UNROLL
+        for (int j = 0; j < kVecs; ++j) acc[i][j] += a * b[j];
+      }
+    }
+  }
+  finish(t, acc);
+}
+
+// Its instance for a window row of `width` floats and outputs `pitch` floats apart, or null.
+CK_INLINE TileFn first_tile_fn(int vecs, int pixels, int64_t width, int64_t pitch) {
+  constexpr int kFull = kTile[2];
+  if (vecs != 2 || pixels < kFull - 1) return nullptr;
+#define CK_FIRST(w, p) \
+  if (width == (w) && pitch == (p)) return pixels == kFull ? first_tile<kFull, 2, w, p> : first_tile<kFull - 1, 2, w, p>;
+  CK_FIRST(9, 3)    // VGG, DenseNet for small images: 3x3
+  CK_FIRST(9, 6)    // Inception, MobileNet, EfficientNet: 3x3, stride 2
+  CK_FIRST(21, 6)   // ResNet, DenseNet: 7x7, stride 2
+  CK_FIRST(33, 12)  // AlexNet: 11x11, stride 4
+#undef CK_FIRST
+  return nullptr;
+}
 
 // What a run needs to know about its problem, computed once.
 struct Shape {
@@ -159,9 +208,11 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
            least(vecs * kLanes, panels.group_k - k_first),
            &p.act};
     t.x_channel = g * c_group;
+    if (s.tiles <= kFewTiles) t.w_ahead = kWeightsAhead;
     if (ahead && i - first < 7) t.ahead = ahead + (i - first) * 8 * s.c;
     if (count <= kTile[vecs]) {
-      tile_fn(vecs, count)(t);
+      const TileFn first = s.mode == Mode::kRows ? first_tile_fn(vecs, count, s.c, p.stride_w * p.c) : nullptr;
+      (first ? first : tile_fn(vecs, count))(t);
       continue;
     }
     // A wider panel takes fewer pixels at a time: halves (or thirds) of the tile.
@@ -245,11 +296,11 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
 const char* refuse(const ConvProblem&) { return nullptr; }
 
 double cost(const ConvProblem& p) {
-  // FMAs issued, with the lanes that padding to whole vectors wastes, at 85 % of one vector FMA a cycle and 3 GHz.
+  // FMAs issued, with the lanes that padding to whole vectors wastes, at 85 % of the peak; weights once from memory.
   const Panels s = panels_of(p);
   const double outputs = static_cast<double>(p.transposed ? p.d * p.h * p.w : p.z * p.p * p.q);
   const double fmas = outputs * static_cast<double>(p.groups * s.vecs * taps_of(p) * (p.c / p.groups));
-  return fmas / (0.85 * 3000.0) * (s.vecs == 1 ? 1.3 : 1.0);
+  return fmas / (0.85 * kVectorsPerMicrosecond) * (s.vecs == 1 ? 1.3 : 1.0) + static_cast<double>(gemm_packed_bytes(p)) / kBytesPerMicrosecond;
 }
 
 int64_t scratch_bytes(const ConvProblem& p) { return scratch_layout(p, shape_of(p, 1), nullptr, nullptr); }

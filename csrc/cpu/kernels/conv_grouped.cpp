@@ -11,6 +11,7 @@
 // Cost      2*NZPQ*K*TRS*Cg flop, one shuffle an FMA (Zen 4 shares a pipe between them: 75 % of peak at best)
 // Refuses   transposed; Cg != Kg; Cg not 2, 4 or 8, or not below the vector
 // Source    Xie et al. 2017, arXiv:1611.05431, sec. 3.3 (the layers); the shuffle is ours
+#include "core/machine.h"
 #include "cpu/pixels.h"
 #include "simd/math.h"
 
@@ -140,7 +141,7 @@ const char* refuse(const ConvProblem& p) {
 
 double cost(const ConvProblem& p) {
   const double taps = static_cast<double>(p.t * p.r * p.s), outputs = static_cast<double>(p.z * p.p * p.q);
-  return outputs * static_cast<double>(layout_of(p).vecs) * taps * static_cast<double>(p.c / p.groups) * 1.6 / 3000.0;
+  return outputs * static_cast<double>(layout_of(p).vecs) * taps * static_cast<double>(p.c / p.groups) * 1.6 / kVectorsPerMicrosecond;
 }
 
 int64_t scratch_bytes(const ConvProblem& p) {

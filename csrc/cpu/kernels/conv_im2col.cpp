@@ -94,7 +94,7 @@ double cost(const ConvProblem& p) {
   const double fmas = outputs * window * static_cast<double>(vecs) * (vecs == 1 ? 1.3 : 1.0);
   // A copied vector costs about four cycles, a short one (few channels) as much as a long one.
   const double copies = outputs * static_cast<double>(taps_of(p)) * (static_cast<double>(p.c) / kLanes + 1.0) * 4.0;
-  return (fmas / 0.85 + copies) / 3000.0;
+  return (fmas / 0.85 + copies) / kVectorsPerMicrosecond + static_cast<double>(gemm_packed_bytes(p)) / kBytesPerMicrosecond;
 }
 
 int64_t scratch_bytes(const ConvProblem& p) {

@@ -1,14 +1,15 @@
-// conv_winograd.cpp: stride 1 convolution by Winograd's F(4x4, 3x3) and F(2x2, 5x5): 36 multiplications for a tile of outputs instead of
-// 144 and 100; float32.
+// conv_winograd.cpp: stride 1 convolution by Winograd's F(4x4, 3x3), F(2x2, 3x3) and F(2x2, 5x5): 36, 16 and 36 multiplications for a tile of
+// outputs instead of 144, 36 and 100; float32.
 //
-// Computes  Y = A' [ sum_c (G g_c G') . (B' d_c B) ] A  for each 4x4 (2x2) tile of outputs and its 6x6 tile of inputs, then the epilogue
-// Points    0, +-5/8, +-3/2, infinity: exact in binary and half the rounding error of 0, +-1, +-2 (RMS 1.9-2.0 times direct float32's).
-//           B depends on the points alone, so both sizes share it.
-// Layout    x NHWC, y NPQK; U = G g G' in float64 at plan time, rounded once: [panel][36][c][nv * kLanes], 4 (1.44) times the weights
+// Computes  Y = A' [ sum_c (G g_c G') . (B' d_c B) ] A  for each tile of outputs and its 6x6 (4x4) tile of inputs, then the epilogue
+// Points    6x6: 0, +-5/8, +-3/2, infinity: exact in binary and half the rounding error of 0, +-1, +-2 (RMS 1.9-2.0 times direct float32's).
+//           4x4: 0, +-1, infinity (0.7-0.8 times direct's). B depends on the points alone, so both 6x6 algorithms share it.
+// Layout    x NHWC, y NPQK; U = G g G' in float64 at plan time, rounded once: [panel][product][c][nv * kLanes], 4 (1.78, 1.44) times the weights
 // Tiling    a task is a block of tiles times a panel of filters. A thread transforms a block of inputs once,
-//             V [36][tile][c]  --  36 products with gemm.h's register tile  -->  M [36][tile][nv * kLanes]  --  inverse transform + epilogue --> y
+//             V [product][tile][c]  --  gemm.h's register tile for each product  -->  M [product][tile][nv * kLanes]  --  inverse + epilogue --> y
 //           and keeps V and M in its second-level cache. Blocks run across images: a tile's bits do not depend on its neighbours.
-// Cost      2*36/16*NPQKC (36/4) flop, about 150 vector instructions a tile for each vector of channels (in) and of filters (out)
+// Cost      2*36/16*NPQKC (16/4, 36/4) flop, about 150 vector instructions a tile for each vector of channels (in) and of filters (out)
+//           F(2x2, 3x3) reads less than half of F(4x4)'s weights: it wins where few tiles share them (14x14 maps and smaller)
 // Refuses   other filters, strides, dilation, groups, transposed; exact; lean; fewer than 32 channels or 16 filters
 // Source    Lavin and Gray 2016, arXiv:1509.09308; points: Barabasz et al. 2020, arXiv:1803.10986
 #include "cpu/gemm.h"
@@ -18,7 +19,7 @@ namespace ck {
 namespace CK_ISA {
 namespace {
 
-constexpr int kIn = 6, kProducts = kIn * kIn;                          // of a tile; outputs are kOut = kIn + 1 - filter width: 4 or 2
+// A tile has kIn x kIn inputs and kOut x kOut outputs; filters are kIn + 1 - kOut wide.
 constexpr float kP = 0.625f, kQ = 1.5f, kP2 = kP * kP, kQ2 = kQ * kQ;  // the points, exact
 
 struct Layout {
@@ -30,13 +31,13 @@ struct Layout {
 
 constexpr int64_t kMaxBlock = 2 * kMaxTile;
 
-template <int kOut>
+template <int kIn, int kOut>
 CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
   Layout l;
   l.rows = (p.p + kOut - 1) / kOut;
   l.columns = (p.q + kOut - 1) / kOut;
   l.tiles = l.rows * l.columns;
-  const int64_t usual = kProducts * kMaxBlock * p.c * 4 <= l2_bytes * 5 / 8 ? kMaxBlock : kMaxTile;
+  const int64_t usual = kIn * kIn * kMaxBlock * p.c * 4 <= l2_bytes * 5 / 8 ? kMaxBlock : kMaxTile;
   l.block = images * l.tiles <= kMaxBlock ? images * l.tiles : usual;
   l.stride = (p.c + kLanes - 1) / kLanes * kLanes + kLanes;
   l.panels = panels_of(p);
@@ -44,38 +45,51 @@ CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
 }
 
 // B' d along one dimension, in place; element i is at d[i * step].
-template <int kStep>
+template <int kIn, int kStep>
 CK_INLINE void transform_in(vf* d) {
-  const vf d0 = d[0], d1 = d[kStep], d2 = d[2 * kStep], d3 = d[3 * kStep], d4 = d[4 * kStep], d5 = d[5 * kStep];
-  d[0] = kP2 * kQ2 * d0 - (kP2 + kQ2) * d2 + d4;
-  const vf a = d4 - kQ2 * d2, b = kP * (d3 - kQ2 * d1);
-  d[kStep] = a + b;
-  d[2 * kStep] = a - b;
-  const vf c = d4 - kP2 * d2, e = kQ * (d3 - kP2 * d1);
-  d[3 * kStep] = c + e;
-  d[4 * kStep] = c - e;
-  d[5 * kStep] = kP2 * kQ2 * d1 - (kP2 + kQ2) * d3 + d5;
-}
-
-// A' m along one dimension: six to kOut.
-template <int kOut>
-CK_INLINE void transform_out(const vf* m, int step, vf* y, int y_step) {
-  const vf s1 = m[step] + m[2 * step], d1 = m[step] - m[2 * step];
-  const vf s2 = m[3 * step] + m[4 * step], d2 = m[3 * step] - m[4 * step];
-  y[0] = m[0] + s1 + s2;
-  if constexpr (kOut == 2) {
-    y[y_step] = kP * d1 + kQ * d2 + m[5 * step];
+  if constexpr (kIn == 4) {
+    const vf d0 = d[0], d1 = d[kStep], d2 = d[2 * kStep], d3 = d[3 * kStep];
+    d[0] = d2 - d0;
+    d[kStep] = d1 + d2;
+    d[2 * kStep] = d2 - d1;
+    d[3 * kStep] = d3 - d1;
   } else {
-    y[y_step] = kP * d1 + kQ * d2;
-    y[2 * y_step] = kP2 * s1 + kQ2 * s2;
-    y[3 * y_step] = (kP * kP2) * d1 + (kQ * kQ2) * d2 + m[5 * step];
+    const vf d0 = d[0], d1 = d[kStep], d2 = d[2 * kStep], d3 = d[3 * kStep], d4 = d[4 * kStep], d5 = d[5 * kStep];
+    d[0] = kP2 * kQ2 * d0 - (kP2 + kQ2) * d2 + d4;
+    const vf a = d4 - kQ2 * d2, b = kP * (d3 - kQ2 * d1);
+    d[kStep] = a + b;
+    d[2 * kStep] = a - b;
+    const vf c = d4 - kP2 * d2, e = kQ * (d3 - kP2 * d1);
+    d[3 * kStep] = c + e;
+    d[4 * kStep] = c - e;
+    d[5 * kStep] = kP2 * kQ2 * d1 - (kP2 + kQ2) * d3 + d5;
   }
 }
 
-// One vector of channels of one tile: 6x6 inputs, of which those outside the image are zero.
-template <bool kEdge, class IO>
+// A' m along one dimension: kIn to kOut.
+template <int kIn, int kOut>
+CK_INLINE void transform_out(const vf* m, int step, vf* y, int y_step) {
+  const vf s1 = m[step] + m[2 * step], d1 = m[step] - m[2 * step];
+  if constexpr (kIn == 4) {
+    y[0] = m[0] + s1;
+    y[y_step] = d1 + m[3 * step];
+  } else {
+    const vf s2 = m[3 * step] + m[4 * step], d2 = m[3 * step] - m[4 * step];
+    y[0] = m[0] + s1 + s2;
+    if constexpr (kOut == 2) {
+      y[y_step] = kP * d1 + kQ * d2 + m[5 * step];
+    } else {
+      y[y_step] = kP * d1 + kQ * d2;
+      y[2 * y_step] = kP2 * s1 + kQ2 * s2;
+      y[3 * y_step] = (kP * kP2) * d1 + (kQ * kQ2) * d2 + m[5 * step];
+    }
+  }
+}
+
+// One vector of channels of one tile of inputs, of which those outside the image are zero.
+template <int kIn, bool kEdge, class IO>
 CK_INLINE void scatter(const ConvProblem& p, const View& x, const float* x_n, int64_t h0, int64_t w0, float* v, int64_t v_step, IO io) {
-  vf d[kProducts];
+  vf d[kIn * kIn];
   CK_UNROLL
   for (int i = 0; i < kIn; ++i) {
     const bool row = !kEdge || static_cast<uint64_t>(h0 + i) < static_cast<uint64_t>(p.h);
@@ -86,16 +100,16 @@ CK_INLINE void scatter(const ConvProblem& p, const View& x, const float* x_n, in
     }
   }
   CK_UNROLL
-  for (int j = 0; j < kIn; ++j) transform_in<kIn>(d + j);
+  for (int j = 0; j < kIn; ++j) transform_in<kIn, kIn>(d + j);
   CK_UNROLL
   for (int i = 0; i < kIn; ++i) {
-    transform_in<1>(d + i * kIn);
+    transform_in<kIn, 1>(d + i * kIn);
     CK_UNROLL
     for (int j = 0; j < kIn; ++j) store(v + (i * kIn + j) * v_step, d[i * kIn + j]);
   }
 }
 
-template <int kOut>
+template <int kIn, int kOut>
 void transform_inputs(const ConvProblem& p, const ConvArgs& a, const Layout& l, int64_t tile, int count, float* v) {
   const int64_t v_step = l.block * l.stride;
   for (int t = 0; t < count; ++t, ++tile) {
@@ -105,14 +119,14 @@ void transform_inputs(const ConvProblem& p, const ConvArgs& a, const Layout& l, 
     float* v_t = v + t * l.stride;
     int64_t c = 0;
     for (; c + kLanes <= p.c; c += kLanes) {
-      if (inside) scatter<false>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Full{});
-      else scatter<true>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Full{});
+      if (inside) scatter<kIn, false>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Full{});
+      else scatter<kIn, true>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Full{});
     }
-    if (c < p.c) scatter<true>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Part{static_cast<int>(p.c - c)});
+    if (c < p.c) scatter<kIn, true>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Part{static_cast<int>(p.c - c)});
   }
 }
 
-template <int kOut, class IO>
+template <int kIn, int kOut, class IO>
 CK_INLINE void gather(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t row, int64_t column, const float* m, int64_t m_step, int64_t k, IO io) {
   vf z[kOut * kIn];
   CK_UNROLL
@@ -120,7 +134,7 @@ CK_INLINE void gather(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_
     vf column_j[kIn];
     CK_UNROLL
     for (int i = 0; i < kIn; ++i) column_j[i] = load(m + (i * kIn + j) * m_step);
-    transform_out<kOut>(column_j, 1, z + j, kIn);
+    transform_out<kIn, kOut>(column_j, 1, z + j, kIn);
   }
   const vf bias = a.bias ? io.load(static_cast<const float*>(a.bias) + k) : splat(0.f);
   const vf lo = splat(p.act.a), hi = splat(p.act.b);
@@ -129,7 +143,7 @@ CK_INLINE void gather(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_
   for (int i = 0; i < kOut; ++i) {
     if (i >= height) break;
     vf y[kOut];
-    transform_out<kOut>(z + i * kIn, 1, y, 1);
+    transform_out<kIn, kOut>(z + i * kIn, 1, y, 1);
     float* y_row = at<float>(a.y, n, 0, row + i, column) + k;
     const float* r_row = a.residual.data ? at<const float>(a.residual, n, 0, row + i, column) + k : nullptr;
     CK_UNROLL
@@ -150,13 +164,19 @@ CK_INLINE void gather(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_
       }
 }
 
-template <int kOut>
+template <int kIn>
+int64_t packed_bytes(const ConvProblem& p) {
+  return kIn * kIn * p.c * panels_of(p).vecs * kLanes * 4;
+}
+
+template <int kIn, int kOut>
 void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first, int64_t last, void* memory) {
-  const Layout l = layout_of<kOut>(p, images);
+  const Layout l = layout_of<kIn, kOut>(p, images);
   float* v = static_cast<float*>(memory);
-  float* m = v + kProducts * l.block * l.stride;
+  float* m = v + kIn * kIn * l.block * l.stride;
   const int64_t tiles = images * l.tiles, blocks = (tiles + l.block - 1) / l.block;
   const Activation none{Act::kNone, 0, 0};
+  const int64_t w_ahead = packed_bytes<kIn>(p) > l2_bytes && blocks <= 4 ? kWeightsAhead : 0;  // read a few times only: from memory
   const int32_t tap = 0;
   int64_t transformed = -1;
   int count = 0;
@@ -165,32 +185,32 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
     const int64_t tile = tiles * block / blocks;
     if (block != transformed) {
       count = static_cast<int>(tiles * (block + 1) / blocks - tile);
-      transform_inputs<kOut>(p, a, l, tile, count, v);
+      transform_inputs<kIn, kOut>(p, a, l, tile, count, v);
       transformed = block;
     }
     const int vecs = panel_width(l.panels, panel), width = vecs * kLanes, parts = (count + kTile[vecs] - 1) / kTile[vecs];
     const int64_t k = panel_first(l.panels, panel) * kLanes, m_step = l.block * width;
-    const float* u = static_cast<const float*>(a.weights) + k * kProducts * p.c;
-    for (int i = 0; i < kProducts; ++i, u += p.c * width)
+    const float* u = static_cast<const float*>(a.weights) + k * kIn * kIn * p.c;
+    for (int i = 0; i < kIn * kIn; ++i, u += p.c * width)
       for (int part = 0; part < parts; ++part) {
         const int from = count * part / parts, to = count * (part + 1) / parts;
         const float* x[kTilePixels];
         for (int t = from; t < to; ++t) x[t - from] = v + (i * l.block + t) * l.stride;
-        tile_fn(vecs, to - from)(Tile{x, &tap, 1, p.c, u, m + i * m_step + from * width, nullptr, width, 0, nullptr, width, &none});
+        tile_fn(vecs, to - from)(Tile{x, &tap, 1, p.c, u, m + i * m_step + from * width, nullptr, width, 0, nullptr, width, &none, 0, w_ahead});
       }
     for (int t = 0; t < count; ++t) {
       const int64_t n = (tile + t) / l.tiles, row = (tile + t) % l.tiles / l.columns * kOut, column = (tile + t) % l.columns * kOut;
       for (int j = 0; j < vecs; ++j) {
         const int64_t k_j = k + j * kLanes;
         const float* m_t = m + t * width + j * kLanes;
-        if (p.k - k_j >= kLanes) gather<kOut>(p, a, n, row, column, m_t, m_step, k_j, Full{});
-        else if (p.k > k_j) gather<kOut>(p, a, n, row, column, m_t, m_step, k_j, Part{static_cast<int>(p.k - k_j)});
+        if (p.k - k_j >= kLanes) gather<kIn, kOut>(p, a, n, row, column, m_t, m_step, k_j, Full{});
+        else if (p.k > k_j) gather<kIn, kOut>(p, a, n, row, column, m_t, m_step, k_j, Part{static_cast<int>(p.k - k_j)});
       }
     }
   }
 }
 
-template <int kOut>
+template <int kIn, int kOut>
 const char* refuse(const ConvProblem& p) {
   constexpr int kR = kIn + 1 - kOut;
   if (p.exact) return "exact: Winograd changes the rounding";
@@ -202,34 +222,33 @@ const char* refuse(const ConvProblem& p) {
   return nullptr;
 }
 
-int64_t packed_bytes(const ConvProblem& p) { return kProducts * p.c * panels_of(p).vecs * kLanes * 4; }
-
-template <int kOut>
+template <int kIn, int kOut>
 double cost(const ConvProblem& p) {
-  const Layout l = layout_of<kOut>(p, 1);
+  const Layout l = layout_of<kIn, kOut>(p, 1);
   const double tiles = static_cast<double>(l.tiles), vecs = static_cast<double>(l.panels.vecs);
-  const double gemm = tiles * kProducts * vecs * static_cast<double>(p.c) / 0.8;
-  const double transforms = tiles * 150.0 * (vecs + static_cast<double>(p.c) / kLanes);
-  // Weights that exceed the second-level cache stream from the third or from memory, some 15 GB/s a core.
-  return (gemm + transforms) / 3000.0 + static_cast<double>(packed_bytes(p)) / 15e3;
+  const double gemm = tiles * kIn * kIn * vecs * static_cast<double>(p.c) / 0.8;
+  const double transforms = tiles * (kIn == 6 ? 150.0 : 60.0) * (vecs + static_cast<double>(p.c) / kLanes);
+  // Weights that exceed the second-level cache stream from the third or from memory.
+  return (gemm + transforms) / kVectorsPerMicrosecond + static_cast<double>(packed_bytes<kIn>(p)) / kBytesPerMicrosecond;
 }
 
 int64_t scratch_bytes(const ConvProblem& p) {
-  return align64(kProducts * kMaxBlock * (layout_of<4>(p, 1).stride + kMaxVecs * kLanes) * 4);
+  return align64(36 * kMaxBlock * (layout_of<6, 4>(p, 1).stride + kMaxVecs * kLanes) * 4);
 }
 
-template <int kOut>
+template <int kIn, int kOut>
 int64_t tasks(const ConvProblem& p, int64_t images) {
-  const Layout l = layout_of<kOut>(p, images);
+  const Layout l = layout_of<kIn, kOut>(p, images);
   return (images * l.tiles + l.block - 1) / l.block * l.panels.count;
 }
 
 int64_t pack_tasks(const ConvProblem& p) { return panels_of(p).count; }
 
-template <int kOut>
+template <int kIn, int kOut>
 void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) {
   constexpr int kR = kIn + 1 - kOut;
-  constexpr double points[kIn - 1] = {0, 0.625, -0.625, 1.5, -1.5};
+  constexpr double p1 = kIn == 4 ? 1 : kP;
+  constexpr double points[] = {0, p1, -p1, kQ, -kQ};
   double g[kIn][kR] = {};  // row j: 1, x, x^2 ... at point j over the product of its distances to the others; infinity: the last coefficient
   for (int j = 0; j < kIn - 1; ++j) {
     double value = 1;
@@ -243,7 +262,7 @@ void pack(const ConvProblem& p, const void* weights, const void* scale, void* pa
   const Panels panels = panels_of(p);
   for (int64_t panel = first; panel < last; ++panel) {
     const int64_t k_first = panel_first(panels, panel) * kLanes, width = panel_width(panels, panel) * kLanes, have = least(width, p.k - k_first);
-    float* u = static_cast<float*>(packed) + k_first * kProducts * p.c;
+    float* u = static_cast<float*>(packed) + k_first * kIn * kIn * p.c;
     for (int64_t c = 0; c < p.c; ++c)
       for (int64_t j = 0; j < width; j += kLanes) {  // one vector of filters at a time: the inner loops vectorise in double
         double filter[kR * kR][kLanes] = {}, half[kIn][kR][kLanes] = {};
@@ -266,13 +285,17 @@ void pack(const ConvProblem& p, const void* weights, const void* scale, void* pa
   }
 }
 
+template <int kIn, int kOut>
+constexpr ConvKernel row(const char* name) {
+  return {name, refuse<kIn, kOut>, cost<kIn, kOut>, scratch_bytes, tasks<kIn, kOut>, run<kIn, kOut>, packed_bytes<kIn>, pack_tasks, pack<kIn, kOut>};
+}
+
 }  // namespace
 
-extern const ConvKernel conv_winograd, conv_winograd5;
-const ConvKernel conv_winograd = {"conv_winograd", refuse<4>,    cost<4>,    scratch_bytes, tasks<4>,
-                                  run<4>,          packed_bytes, pack_tasks, pack<4>};
-const ConvKernel conv_winograd5 = {"conv_winograd5", refuse<2>,    cost<2>,    scratch_bytes, tasks<2>,
-                                   run<2>,           packed_bytes, pack_tasks, pack<2>};
+extern const ConvKernel conv_winograd, conv_winograd2, conv_winograd5;
+const ConvKernel conv_winograd = row<6, 4>("conv_winograd");
+const ConvKernel conv_winograd2 = row<4, 2>("conv_winograd2");
+const ConvKernel conv_winograd5 = row<6, 2>("conv_winograd5");
 
 }  // namespace CK_ISA
 }  // namespace ck

@@ -46,8 +46,8 @@ struct Tile {
   int64_t k;          // filters that exist in this panel
   const Activation* act;
   int64_t x_channel = 0;  // first channel read: the start of a group
-  int64_t w_ahead = 0;    // floats from w to weights that will be read soon, where they come from memory: fetched into the second-level cache
-  int64_t ahead = 0;      // floats from x to what the next tile will read: fetched into the second-level cache on the way (0: nothing)
+  int64_t w_ahead = 0;  // floats from w to weights that will be read soon, where they come from memory: fetched into the second-level cache
+  int64_t ahead = 0;    // floats from x to what the next tile will read: fetched into the second-level cache on the way (0: nothing)
 };
 
 CK_INLINE vf load_some(const float* p, int64_t n) { return n >= kLanes ? load(p) : load_n(p, static_cast<int>(n)); }

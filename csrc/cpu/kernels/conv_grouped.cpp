@@ -7,8 +7,10 @@
 //             x      = a0 a1 a2 a3 | b0 b1 b2 b3 | ...        (Cg = 4)
 //             c = 1  : a1 a1 a1 a1 | b1 b1 b1 b1 | ...  * w[c=1] -> all filters of all groups of the vector
 //
-//           registers = kPixels accumulators; a tap's Cg filter vectors are loaded once for all pixels: (1 + 1 + Cg/kPixels) loads for Cg FMAs
-// Cost      2*NZPQ*K*TRS*Cg flop, one shuffle an FMA (Zen 4 shares a pipe between them: 75 % of peak at best)
+//           Undilated filters of width 3, stride 1: an input vector is loaded and spread once for each filter row and feeds the accumulators of the S outputs
+//           that see it, as in conv_depthwise: Cg shuffles for up to 3*Cg FMAs. Other shapes: a tile of outputs, one shuffle an FMA.
+// Cost      2*NZPQ*K*TRS*Cg flop; shuffles and FMAs share pipes: 75 % of peak at best (Granite Rapids), 50 % with a shuffle an FMA
+// Tried     the loop for width 3 with stride 2: 24 % of peak, where the other reaches 28 (Granite Rapids, November 2026)
 // Refuses   transposed; Cg != Kg; Cg not 2, 4 or 8, or not below the vector
 // Source    Xie et al. 2017, arXiv:1611.05431, sec. 3.3 (the layers); the shuffle is ours
 #include "core/machine.h"
@@ -22,15 +24,18 @@ namespace {
 constexpr int kPixels = kTile[2];
 
 struct Layout {
+  bool wide;                            // the loop for width 3: a tile is a row
   int64_t pixels, tiles, vecs, blocks;  // of an image; vectors of channels; blocks of vectors (a task is a tile and a block)
   int64_t zeros, pointers, taps;        // bytes
 };
 constexpr int64_t kBlockVecs = 8;
+constexpr int kWide = 3;  // the filter width with its own loop
 
 CK_INLINE Layout layout_of(const ConvProblem& p) {
   Layout l;
+  l.wide = p.s == kWide && p.dil_w == 1 && p.stride_w == 1;
   l.pixels = p.z * p.p * p.q;
-  l.tiles = (l.pixels + kPixels - 1) / kPixels;
+  l.tiles = l.wide ? p.z * p.p : (l.pixels + kPixels - 1) / kPixels;
   l.vecs = (p.k + kLanes - 1) / kLanes;
   l.blocks = (l.vecs + kBlockVecs - 1) / kBlockVecs;
   l.zeros = align64((p.c + kLanes) * 4);
@@ -71,13 +76,8 @@ CK_INLINE void accumulate(const float* const* x, int64_t channel, const float* w
   }
 }
 
-template <int kGroup, class IO>
-void vector(const ConvProblem& p, const ConvArgs& a, const Table& table, int64_t entries, int64_t k, int count, float* y, const float* residual, IO io) {
-  vf acc[kPixels];
-  CK_UNROLL
-  for (int i = 0; i < kPixels; ++i) acc[i] = splat(0.f);
-  const float* w = static_cast<const float*>(a.weights) + k * p.t * p.r * p.s * kGroup;
-  for (int64_t e = 0; e < entries; ++e) accumulate<kGroup>(table.x + e * kPixels, k, w + table.tap[e] * kGroup * kLanes, io, acc);
+template <class IO>
+CK_INLINE void finish(const ConvProblem& p, const ConvArgs& a, const vf (&acc)[kPixels], int64_t k, int count, float* y, const float* residual, IO io) {
   const vf bias = a.bias ? io.load(static_cast<const float*>(a.bias) + k) : splat(0.f);
   CK_UNROLL
   for (int i = 0; i < kPixels; ++i) {
@@ -95,6 +95,73 @@ void vector(const ConvProblem& p, const ConvArgs& a, const Table& table, int64_t
     }
 }
 
+template <int kGroup, class IO>
+void vector(const ConvProblem& p, const ConvArgs& a, const Table& table, int64_t entries, int64_t k, int count, float* y, const float* residual, IO io) {
+  vf acc[kPixels];
+  CK_UNROLL
+  for (int i = 0; i < kPixels; ++i) acc[i] = splat(0.f);
+  const float* w = static_cast<const float*>(a.weights) + k * p.t * p.r * p.s * kGroup;
+  for (int64_t e = 0; e < entries; ++e) accumulate<kGroup>(table.x + e * kPixels, k, w + table.tap[e] * kGroup * kLanes, io, acc);
+  finish(p, a, acc, k, count, y, residual, io);
+}
+
+// Outputs [q, q + count) of row p of one vector of channels. Sums run over t, r, s, c as in the other loop: the same bits.
+template <int kGroup, bool kEdge, class IO>
+CK_INLINE void row_part(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t z, int64_t row, int64_t q, int count, int64_t k,
+                        const float* zeros, IO io) {
+  constexpr int kColumns = kPixels - 1 + kWide;
+  vf acc[kPixels];
+  CK_UNROLL
+  for (int i = 0; i < kPixels; ++i) acc[i] = splat(0.f);
+  const float* w = static_cast<const float*>(a.weights) + k * p.t * p.r * kWide * kGroup;
+  const int64_t first = q - p.pad_w_lo;
+  for (int64_t t = 0; t < p.t; ++t)
+    for (int64_t r = 0; r < p.r; ++r, w += kWide * kGroup * kLanes) {
+      const int64_t d = source(z, t, p.stride_d, p.pad_d_lo, p.dil_d, p.d), h = source(row, r, p.stride_h, p.pad_h_lo, p.dil_h, p.h);
+      if (d < 0 || h < 0) continue;
+      const float* x = at<const float>(a.x, n, d, h, first) + k;
+      CK_UNROLL
+      for (int j = 0; j < kColumns; ++j, x += a.x.pixel) {
+        const float* inside = x;
+        if (kEdge && static_cast<uint64_t>(first + j) >= static_cast<uint64_t>(p.w)) inside = zeros;
+        asm("" : "+r"(inside));  // a choice of pointers, not a branch for each column
+        const vf x_j = io.load(inside);
+        const auto feed = [&](vf spread_c, int c) __attribute__((always_inline)) {
+          CK_UNROLL
+          for (int s = 0; s < kWide; ++s)
+            if (j >= s && j - s < kPixels) acc[j - s] += spread_c * load(w + (s * kGroup + c) * kLanes);
+        };
+        feed(spread<kGroup, 0>(x_j), 0);
+        feed(spread<kGroup, 1>(x_j), 1);
+        if constexpr (kGroup > 2) feed(spread<kGroup, 2>(x_j), 2), feed(spread<kGroup, 3>(x_j), 3);
+        if constexpr (kGroup > 4) {
+          feed(spread<kGroup, 4>(x_j), 4), feed(spread<kGroup, 5>(x_j), 5);
+          feed(spread<kGroup, 6>(x_j), 6), feed(spread<kGroup, 7>(x_j), 7);
+        }
+      }
+    }
+  const float* residual = a.residual.data ? at<const float>(a.residual, n, z, row, q) : nullptr;
+  finish(p, a, acc, k, count, at<float>(a.y, n, z, row, q), residual, io);
+}
+
+// A row of outputs of the vectors [first, last).
+template <int kGroup>
+CK_INLINE void row(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t z, int64_t row, int64_t first, int64_t last,
+                   const float* zeros) {
+  const int64_t parts = (p.q + kPixels - 1) / kPixels;
+  for (int64_t v = first; v < last; ++v) {
+    const int64_t k = v * kLanes;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t q = p.q * part / parts;
+      const int count = static_cast<int>(p.q * (part + 1) / parts - q);
+      const int64_t from = q - p.pad_w_lo;
+      if (p.k - k < kLanes) row_part<kGroup, true>(p, a, n, z, row, q, count, k, zeros, Part{static_cast<int>(p.k - k)});
+      else if (from < 0 || from + kPixels - 1 + kWide > p.w) row_part<kGroup, true>(p, a, n, z, row, q, count, k, zeros, Full{});
+      else row_part<kGroup, false>(p, a, n, z, row, q, count, k, zeros, Full{});
+    }
+  }
+}
+
 template <int kGroup>
 void run_group(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t last, void* memory) {
   const Layout l = layout_of(p);
@@ -104,6 +171,11 @@ void run_group(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t l
   for (int64_t c = 0; c < p.c + kLanes; ++c) zeros[c] = 0.f;
   for (int64_t task = first; task < last; ++task) {
     const int64_t n = task / (l.blocks * l.tiles), tile = task / l.blocks % l.tiles, block = task % l.blocks;
+    const int64_t to = least(l.vecs, (block + 1) * kBlockVecs);
+    if (l.wide) {
+      row<kGroup>(p, a, n, tile / p.p, tile % p.p, block * kBlockVecs, to, zeros);
+      continue;
+    }
     const int64_t m = l.pixels * tile / l.tiles;
     const int count = static_cast<int>(l.pixels * (tile + 1) / l.tiles - m);
     int64_t entries = point_flat(p, false, a.x, n, m, count, table);
@@ -112,7 +184,6 @@ void run_group(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t l
         for (int i = kPixels - 1; i >= 0; --i) table.x[e * kPixels + i] = i < count ? table.x[e * count + i] : zeros;
     float* y = at<float>(a.y, n, 0, 0, 0) + m * a.y.pixel;
     const float* residual = a.residual.data ? at<const float>(a.residual, n, 0, 0, 0) + m * a.residual.pixel : nullptr;
-    const int64_t to = least(l.vecs, (block + 1) * kBlockVecs);
     for (int64_t v = block * kBlockVecs; v < to; ++v) {
       const int64_t k = v * kLanes;
       if (p.k - k >= kLanes) vector<kGroup>(p, a, table, entries, k, count, y, residual, Full{});

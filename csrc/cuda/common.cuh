@@ -187,7 +187,7 @@ inline unsigned blocks_for(int64_t items, int threads) {
   return static_cast<unsigned>(blocks < 1 ? 1 : blocks < (int64_t{1} << 30) ? blocks : int64_t{1} << 30);
 }
 
-#if !defined(CK_EMULATE)
+#if defined(__CUDACC__)
 // kernel<<<grid, block, shared, stream>>>(args...), with more than 48 KB of dynamic shared memory if asked for. kBarriers is for the emulation:
 // false promises that the kernel has neither barriers nor shuffles, so that its threads may run one after another.
 template <bool kBarriers, class... P, class... A>

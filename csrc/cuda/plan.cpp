@@ -40,7 +40,7 @@ Weight::Weight(int device, const void* data, bool on_device, Element type, const
 const void* Weight::packed(const ConvKernel& kernel, const ConvProblem& problem, const Context& ctx, cudaStream_t stream) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const int64_t bytes = kernel.packed_bytes(problem, ctx);
-  Memory& slot = packed_[{&kernel, ctx.precision, bytes, problem.groups}];
+  Memory& slot = packed_[{reinterpret_cast<const void*>(kernel.pack), ctx.precision, bytes, problem.groups}];  // rows may share a form
   if (slot.data()) return slot.data();
   int64_t count = 1, dense = 1;
   bool is_dense = type_ == Element::kF32;
@@ -184,20 +184,30 @@ int Plan::align(const View& v, int bytes) const {
   return static_cast<int>(std::min<uint64_t>(16, all & (~all + 1) ? all & (~all + 1) : 16));
 }
 
+Context Plan::context(const Step& step, int64_t images, const std::vector<Place>& places) const {
+  Context ctx = context(images);
+  auto align_of = [&](int t) { return t < 0 ? 16 : align(view(tensors_[static_cast<size_t>(t)], places), element_bytes_); };
+  ctx.x_align = align_of(step.x), ctx.residual_align = align_of(step.x2), ctx.y_align = align_of(step.y);
+  const Tensor& t = tensors_[static_cast<size_t>(step.x)];
+  const View x = view(t, places);
+  const int64_t* d = t.dims;
+  ctx.x_flat = (d[1] == 1 || x.row == d[2] * x.pixel) && (d[0] == 1 || x.depth == d[1] * d[2] * x.pixel) &&
+               (images == 1 || x.image == d[0] * d[1] * d[2] * x.pixel);
+  return ctx;
+}
+
 std::shared_ptr<const Plan::Choices> Plan::choose(int64_t images, const std::vector<Place>& places) {
   std::vector<int64_t> key{images};
-  for (const Step& s : steps_)
-    for (int t : {s.x, s.x2, s.y}) key.push_back(t < 0 ? 0 : align(view(tensors_[static_cast<size_t>(t)], places), element_bytes_));
+  for (const Step& s : steps_) {
+    const Context ctx = context(s, images, places);
+    key.push_back(ctx.x_align | ctx.residual_align << 8 | ctx.y_align << 16 | ctx.x_flat << 24);
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
   auto& slot = choices_[key];
   if (slot) return slot;
   auto made = std::make_shared<Choices>();
-  for (size_t i = 0; i < steps_.size(); ++i) {
-    const Step& s = steps_[i];
-    Context ctx = context(images);
-    ctx.x_align = static_cast<int>(key[3 * i + 1]);
-    ctx.residual_align = s.x2 < 0 ? 16 : static_cast<int>(key[3 * i + 2]);
-    ctx.y_align = static_cast<int>(key[3 * i + 3]);
+  for (const Step& s : steps_) {
+    const Context ctx = context(s, images, places);
     auto pick = [&](const auto& list, const auto& problem) {
       const auto chosen = select(list, problem, ctx, s.forced);
       const int64_t workspace = chosen.kernel->workspace_bytes(problem, ctx);
@@ -224,10 +234,7 @@ void Plan::execute(const Step& s, const Chosen& chosen, const std::vector<Place>
   const View x = seen(s.x), x2 = seen(s.x2), y = seen(s.y);
   const float* scale = reinterpret_cast<const float*>(s.scale.data());
   const float* shift = reinterpret_cast<const float*>(s.shift.data());
-  Context ctx = context(images);
-  ctx.x_align = align(x, element_bytes_);
-  ctx.y_align = align(y, element_bytes_);
-  ctx.residual_align = s.x2 < 0 ? 16 : align(x2, element_bytes_);
+  const Context ctx = context(s, images, places);
   auto go = [&](const auto* kernel, const auto& problem, const auto& args) {
     check(kernel->run(problem, args, ctx, workspace, stream), kernel->name);
   };

@@ -1,4 +1,5 @@
-"""What must hold on a CUDA device, whichever: test_cuda_host.py runs this on the emulated one, gpu/test_cuda.py on a real one.
+"""What must hold on a CUDA device, whichever: test_cuda_host.py runs this on the emulated one,
+gpu/test_cuda.py on a real one.
 
 Every row of csrc/cuda/kernels.def is forced by name on odd problems, in every precision it accepts. Small integers make
 every sum exact in float32, so that a result is the oracle's value rounded once to the element type, to the bit: in
@@ -19,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 
-import golden
 import oracle
 import test_kernels_other as other
 import tolerance
@@ -83,7 +83,11 @@ LARGER = [
     Conv(1, 7, 7, 128, 128, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1), groups=32),
     Conv(1, 8, 8, 64, 64, 1, 3, 3, (1, 2, 2), (0, 1, 1), (0, 1, 1), groups=8),
     Conv(1, 7, 7, 64, 128, 1, 3, 3, dilation=(1, 2, 2), groups=2),
-    *(Conv(1, 11, 13, 32, 32, 1, r, r, (1, s, s), (0, r // 2, r // 2), (0, 1, 1), groups=32) for r in (3, 5) for s in (1, 2)),
+    *(
+        Conv(1, 11, 13, 32, 32, 1, r, r, (1, s, s), (0, r // 2, r // 2), (0, 1, 1), groups=32)
+        for r in (3, 5)
+        for s in (1, 2)
+    ),
     Conv(1, 9, 9, 24, 24, 1, 3, 7, (1, 1, 2), (0, 1, 3), (0, 1, 3), (1, 2, 1), groups=24),
     Conv(1, 6, 5, 16, 24, 1, 4, 4, (1, 2, 2), (0, 1, 1), (0, 1, 1), transposed=True),
 ]
@@ -166,7 +170,15 @@ def test_every_channel_count(cuda: Any, row: str) -> None:
 
 
 # Rows that take a 1x1 or 3x3 filter of one stride and any number of channels, or of all multiples of four or eight.
-SMALL_CHANNELS = ("conv_ref", "conv_direct", "conv_split", "conv_im2col", "conv_pointwise", "conv_grouped", "conv_depthwise")
+SMALL_CHANNELS = (
+    "conv_ref",
+    "conv_direct",
+    "conv_split",
+    "conv_im2col",
+    "conv_pointwise",
+    "conv_grouped",
+    "conv_depthwise",
+)
 
 
 def test_scale_is_an_epilogue_factor(cuda: Any, row: str) -> None:
@@ -190,7 +202,9 @@ def test_scale_is_an_epilogue_factor(cuda: Any, row: str) -> None:
 @pytest.mark.parametrize("act", tolerance.ACTIVATIONS)
 def test_activations_of_the_epilogue(cuda: Any, act: str) -> None:
     """Each one, on rows with each way of writing results: four values at once, one by one."""
-    a, b = {"clamp": (-2.0, 3.0), "elu": (0.75, 0.0), "leaky_relu": (0.125, 0.0), "softplus": (0.5, 6.0)}.get(act, (0.0, 0.0))
+    a, b = {"clamp": (-2.0, 3.0), "elu": (0.75, 0.0), "leaky_relu": (0.125, 0.0), "softplus": (0.5, 6.0)}.get(
+        act, (0.0, 0.0)
+    )
     for problem in (Conv(1, 4, 4, 8, 12, 1, 3, 3), Conv(1, 4, 4, 5, 7), Conv(1, 5, 5, 16, 16, 1, 3, 3, groups=16)):
         data = oracle.conv_data(problem, seeded(problem), 2, residual=True, limit=1)
         runner = conv_runner(problem, data.w, data.bias, "", "float32", residual=True, act=(act, a, b))
@@ -225,7 +239,12 @@ def test_real_numbers(cuda: Any, row: str) -> None:
 
 
 def run_other(
-    dtype: str, build: Callable[..., Any], *arrays: np.ndarray, threads: int = 1, precision: str = "float32", **options: Any
+    dtype: str,
+    build: Callable[..., Any],
+    *arrays: np.ndarray,
+    threads: int = 1,
+    precision: str = "float32",
+    **options: Any,
 ) -> list[np.ndarray]:
     """test_kernels_other.run on the device: twice, the second time through a graph."""
     plan = _core.Plan(record=True)
@@ -458,7 +477,13 @@ def check_network(name: str, size: int, precision: str, n: int = 2) -> None:
     error = np.abs(got - want).max() / scale
     assert np.isfinite(got).all()
     # float32: a few times what the CPU's kernels err by; other precisions: their unit roundoff, grown by the depth.
-    limit = {"float32": max(8 * ours, 2e-6), "tf32": 0.05, "fp32x3": max(32 * ours, 1e-5), "float16": 0.05, "bfloat16": 0.25}
+    limit = {
+        "float32": max(8 * ours, 2e-6),
+        "tf32": 0.05,
+        "fp32x3": max(32 * ours, 1e-5),
+        "float16": 0.05,
+        "bfloat16": 0.25,
+    }
     assert error <= limit[precision], f"{name} in {precision}: {error:.2e}, on the CPU in float32 {ours:.2e}"
 
 

@@ -1,5 +1,5 @@
-"""CUDA without a GPU: the portable kernels and the device plan on an emulated "cuda:0" (emulated.py), index arithmetic beyond
-2^31, dispatch, refusals, and the tools of the CUDA build.
+"""CUDA without a GPU: the portable kernels and the device plan on an emulated "cuda:0" (emulated.py), index arithmetic
+beyond 2^31, dispatch, refusals, and the tools of the CUDA build.
 
 What cannot be seen here: races, the memory model, tensor cores, speed. `make gpu-test` runs the same cases on a device.
 """
@@ -108,7 +108,9 @@ def test_kernels_with_64_bit_indices(few_items: int, monkeypatch: pytest.MonkeyP
 def far_apart(x: np.ndarray) -> DeviceArray:
     """The values with images more than 2^31 elements apart, in memory that exists only where it is touched."""
     image = 2**31 + 64
-    memory = mmap.mmap(-1, 4 * (image * (len(x) - 1) + x[0].size + 64), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
+    memory = mmap.mmap(
+        -1, 4 * (image * (len(x) - 1) + x[0].size + 64), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+    )
     flat = np.frombuffer(memory, np.float32)
     for i, values in enumerate(x):
         flat[i * image : i * image + values.size] = values.ravel()
@@ -136,11 +138,15 @@ def test_offsets_beyond_2_31_elements(cuda: Any, rng: np.random.Generator) -> No
             if algo == "conv_winograd4":
                 bound = tolerance.winograd_bound(data.x, data.w, data.bias, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1))
             tolerance.assert_within(got, data.want, bound, (algo, str(problem)))
-    assert seen == {*cuda_cases.listed("PORTABLE")} - {"conv_pointwise"}  # it wants the pixels of all images in one list
+    assert seen == {*cuda_cases.listed("PORTABLE")} - {
+        "conv_pointwise"
+    }  # it wants the pixels of all images in one list
     x = oracle.integers(rng, (2, 1, 4, 4, 8))
     for c in (8, 7):
         steps: dict[Any, Any] = {
-            other.step("pool", "max", window=(1, 2, 2), stride=(1, 2, 2), out=(1, 2, 2)): x.reshape(2, 1, 2, 2, 2, 2, 8).max((3, 5)),
+            other.step("pool", "max", window=(1, 2, 2), stride=(1, 2, 2), out=(1, 2, 2)): x.reshape(
+                2, 1, 2, 2, 2, 2, 8
+            ).max((3, 5)),
             other.step("adaptive_pool", "avg", out=(1, 1, 1)): x.mean((1, 2, 3), keepdims=True),
             other.step("activation", "relu"): np.maximum(x, 0),
             other.step("transpose", (0, 3, 1, 2)): x.transpose(0, 1, 4, 2, 3),
@@ -208,12 +214,12 @@ def test_streams_of_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller's: set by hand, else PyTorch's, else CuPy's, else the default one."""
 
     class Torch:
-        class cuda:  # noqa: N801
+        class cuda:
             is_initialized = staticmethod(lambda: True)
             current_stream = staticmethod(lambda index: type("Stream", (), {"cuda_stream": 1000 + index}))
 
     class Cupy:
-        class cuda:  # noqa: N801
+        class cuda:
             get_current_stream = staticmethod(lambda: type("Stream", (), {"ptr": 77}))
 
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -233,7 +239,12 @@ def test_arrays_of_the_cuda_array_interface(cuda: Any) -> None:
 
     class Foreign:
         __cuda_array_interface__ = dict(
-            shape=(2, 2, 4), typestr="<f4", data=(x[:, 1:].ctypes.data, False), strides=(48, 16, 4), version=3, stream=None
+            shape=(2, 2, 4),
+            typestr="<f4",
+            data=(x[:, 1:].ctypes.data, False),
+            strides=(48, 16, 4),
+            version=3,
+            stream=None,
         )
 
     assert device.on_device(Foreign())
@@ -286,7 +297,12 @@ ptxas info    : Used 40 registers, used 0 barriers
         (0, 0, "", ""),
         (8, 16, "", "spills"),
         (64, 0, "", "stack"),
-        (0, 0, "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized\n", "C7510"),
+        (
+            0,
+            0,
+            "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized\n",
+            "C7510",
+        ),
         (0, 0, "ptxas warning : (C7508) something\n", "C7508"),
     ],
 )

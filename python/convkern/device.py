@@ -1,7 +1,7 @@
 """GPUs: finding them, arrays on them, and plans that run there.
 
-Nothing here is imported by `import convkern`, and nothing touches a driver before a device is asked for. The kernels are in the
-extension module `_cuda`, which a plain build leaves out (build with CONVKERN_CUDA=ON, or `make cuda`).
+Nothing here is imported by `import convkern`, and nothing touches a driver before a device is asked for. The kernels
+are in the extension module `_cuda`, which a plain build leaves out (build with CONVKERN_CUDA=ON, or `make cuda`).
 
 Arrays of other libraries (PyTorch, CuPy, JAX) are read where they are, through DLPack or `__cuda_array_interface__`;
 results are DeviceArrays, which such libraries read in the same way. Work is queued on the caller's stream: the one set
@@ -113,7 +113,7 @@ def check_precision(precision: str) -> str:
 
 @contextlib.contextmanager
 def stream(handle: int) -> Iterator[None]:
-    """Queue the work of this block on a CUDA stream of the caller's: its handle as an integer (0 and 1: the default one).
+    """Queue the work of this block on a CUDA stream of the caller's: its handle as an integer (0, 1: the default one).
 
     >>> with stream(1):
     ...     pass
@@ -223,7 +223,13 @@ class DeviceArray:
 
     def _view(self, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> DeviceArray:
         return DeviceArray(
-            self._owner, self._offset + offset, tuple(shape), tuple(strides), self.dtype, self.device_number, self._stream
+            self._owner,
+            self._offset + offset,
+            tuple(shape),
+            tuple(strides),
+            self.dtype,
+            self.device_number,
+            self._stream,
         )
 
     def transpose(self, *axes: Any) -> DeviceArray:
@@ -301,7 +307,7 @@ class DeviceArray:
         return out
 
     def numpy(self) -> np.ndarray:
-        """A copy on the CPU. Raises DTypeError for bfloat16, which NumPy does not have: use .astype("float32") first."""
+        """A copy on the CPU. Raises DTypeError for bfloat16, which NumPy does not have: .astype("float32") first."""
         if self.dtype == "bfloat16":
             raise DTypeError('NumPy has no bfloat16; use .astype("float32").numpy()')
         dense = self.contiguous()

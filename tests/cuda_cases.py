@@ -23,7 +23,7 @@ import torch
 import oracle
 import test_kernels_other as other
 import tolerance
-from convkern import Model, _core, device
+from convkern import Model, _core, device, ops
 from convkern.device import DeviceArray, Runner
 from convkern.errors import DTypeError, ShapeError, Unsupported
 from convkern.models import get_model
@@ -485,6 +485,113 @@ def check_network(name: str, size: int, precision: str, n: int = 2) -> None:
         "bfloat16": 0.25,
     }
     assert error <= limit[precision], f"{name} in {precision}: {error:.2e}, on the CPU in float32 {ours:.2e}"
+
+
+# Functions
+
+
+def op_cases(rng: np.random.Generator) -> dict[str, tuple[Any, list[np.ndarray], dict[str, Any]]]:
+    """Functions of convkern.ops with arguments of small whole numbers, in NCHW."""
+
+    def draw(*shape: int) -> np.ndarray:
+        return oracle.integers(rng, shape, 2)
+
+    image = draw(2, 8, 6, 7)
+    cases: dict[str, tuple[Any, list[np.ndarray], dict[str, Any]]] = {
+        "conv1d": (ops.conv1d, [draw(2, 4, 9), draw(6, 4, 3), draw(6)], {}),
+        "conv2d": (ops.conv2d, [image, draw(12, 8, 3, 3), draw(12)], dict(stride=2, padding=1)),
+        "conv2d grouped": (ops.conv2d, [image, draw(8, 2, 3, 3)], dict(groups=4, dilation=2)),
+        "conv2d depthwise": (ops.conv2d, [image, draw(8, 1, 3, 3)], dict(groups=8, padding="same")),
+        "conv3d": (ops.conv3d, [draw(1, 3, 4, 5, 6), draw(5, 3, 2, 2, 2)], {}),
+        "conv_transpose2d": (ops.conv_transpose2d, [image, draw(8, 5, 3, 3), draw(5)], dict(stride=2, padding=1)),
+        "conv_transpose3d": (
+            ops.conv_transpose3d,
+            [draw(1, 4, 2, 3, 3), draw(4, 3, 2, 2, 2)],
+            dict(groups=2, stride=2),
+        ),
+        "linear": (ops.linear, [draw(3, 5, 20), draw(7, 20), draw(7)], {}),
+        "relu": (ops.relu, [image], {}),
+        "relu of a transpose": (ops.relu, [image.transpose(0, 3, 1, 2)], {}),
+        "add": (ops.add, [image, image], {}),
+        "add a vector": (ops.add, [image, draw(8, 1, 1)], {}),
+        "mul by a number": (ops.mul, [image, 3], {}),
+        "maximum of five axes": (ops.maximum, [draw(2, 3, 1, 2, 4), draw(2, 1, 5, 2, 1)], {}),
+        "max_pool2d": (ops.max_pool2d, [image, 2], dict(stride=2)),
+        "avg_pool2d": (ops.avg_pool2d, [image, 2], {}),
+        "avg_pool2d, negative divisor": (ops.avg_pool2d, [image, 2], dict(divisor_override=-4)),
+        "adaptive_max_pool2d": (ops.adaptive_max_pool2d, [image, 3], {}),
+        "adaptive_avg_pool2d": (ops.adaptive_avg_pool2d, [draw(2, 8, 4, 8), 2], {}),
+        "batch_norm": (ops.batch_norm, [image, draw(8), np.ones(8, "f4"), draw(8), draw(8)], dict(eps=0.0)),
+        "cat": (ops.cat, [[image, draw(2, 3, 6, 7)]], dict(dim=1)),
+        "cat along the last axis": (ops.cat, [[image, image]], dict(dim=-1)),
+        "flatten": (ops.flatten, [image, 1], {}),
+        "pad": (ops.pad, [image, (1, 2, 0, 1)], dict(mode="replicate")),
+        "interpolate": (ops.interpolate, [image], dict(scale_factor=2)),
+        "dropout": (ops.dropout, [image], dict(training=False)),
+        "nothing": (ops.relu, [image[:0]], {}),
+        "channels last": (ops.conv2d, [image.transpose(0, 2, 3, 1), draw(4, 8, 1, 1)], dict(layout="NHWC")),
+        "channels-last memory": (
+            ops.conv2d,
+            [np.ascontiguousarray(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2), draw(4, 8, 1, 1)],
+            {},
+        ),
+    }
+    return cases
+
+
+def test_functions_on_device_arrays(cuda: Any, rng: np.random.Generator) -> None:
+    for name, (function, arguments, options) in op_cases(rng).items():
+        want = function(*arguments, **options)
+        for dtype in ("float32", "bfloat16"):
+
+            def moved(a: Any, dtype: str = dtype) -> Any:
+                if isinstance(a, list):
+                    return [moved(v) for v in a]
+                return put(a, dtype) if isinstance(a, np.ndarray) else a
+
+            got = function(*map(moved, arguments), **options)
+            assert isinstance(got, DeviceArray) and got.dtype == dtype and got.device == "cuda:0", name
+            tolerance.assert_exact(back(got), rounded(want, dtype), (name, dtype))
+            assert np.argsort(got.strides).tolist() == np.argsort(want.strides).tolist() or not want.size, name
+        placed = function(*arguments, **options, device="cuda:0")
+        tolerance.assert_exact(back(placed), want, name)
+    values, indices = ops.max_pool2d(put(np.arange(64, dtype="f4").reshape(1, 1, 8, 8)), 2, return_indices=True)
+    assert indices.dtype == "int64" and (back(values).astype(int) == back(indices)).all()
+
+
+def test_functions_that_round(cuda: Any, rng: np.random.Generator) -> None:
+    x = oracle.reals(rng, (3, 8, 5, 4))
+    for name, got, want, bound in (
+        ("softmax", ops.softmax(put(x), 1), ops.softmax(x, 1), 2 * tolerance.softmax_bound(x, 1)),
+        (
+            "log_softmax",
+            ops.log_softmax(put(x), -1),
+            ops.log_softmax(x, -1),
+            2 * tolerance.softmax_bound(x, -1, log=True),
+        ),
+        (
+            "layer_norm",
+            ops.layer_norm(put(x), (5, 4)),
+            ops.layer_norm(x, (5, 4)),
+            2 * tolerance.layer_norm_bound(x, None, None, 1e-5, (-2, -1)),
+        ),
+        ("silu", ops.silu(put(x)), ops.silu(x), 2 * tolerance.activation_bound("silu", x)),
+    ):
+        tolerance.assert_within(back(got), want, bound, name)
+
+
+def test_functions_do_not_mix_devices(cuda: Any) -> None:
+    x, w = np.zeros((1, 3, 4, 4), "f4"), np.zeros((2, 3, 1, 1), "f4")
+    with pytest.raises(Unsupported, match="weight is on the CPU, the input on a CUDA device"):
+        ops.conv2d(put(x), w)
+    with pytest.raises(Unsupported, match="weight is on cuda:0, the input on the CPU"):
+        ops.conv2d(x, put(w))
+    with pytest.raises(DTypeError, match="weight: got elements of float16, want float32"):
+        ops.conv2d(put(x), put(w, "float16"))
+    with pytest.raises(DTypeError, match="int64"):
+        ops.relu(device.to_device(np.zeros(3, np.int64)))
+    with pytest.raises(Unsupported, match="device='gpu'"):
+        ops.relu(x, device="gpu")
 
 
 # Arrays of other libraries

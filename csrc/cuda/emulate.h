@@ -59,6 +59,7 @@ struct Emulated {
   ucontext_t main;
   int current = -1;
   int64_t too_many_items = int64_t{1} << 31;
+  int capability = 75, multiprocessors = 4;               // what the device says it is
   double slots[1024];                                     // what shuffles exchange
   std::vector<std::function<void()>>* capture = nullptr;  // launches go here instead of running
 

@@ -97,7 +97,7 @@ class Plan {
     std::unique_ptr<Graph> graph;
   };
 
-  Context context(int64_t images) const { return {precision_, images, &device_, 16, 16, 16, true, 1, 1}; }
+  Context context(int64_t images) const { return {precision_, images, &device_, 16, 16, 16}; }
   Context context(const Step& step, int64_t images, const std::vector<Place>& places) const;
   int64_t block_of(int64_t n) const;
   bool reads_in_place(const device::Array& a, const Tensor& t) const;

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 
+import convkern
 import cuda_cases
 import emulated
 import oracle
@@ -234,6 +235,7 @@ def test_the_plain_package_has_no_cuda() -> None:
 def test_where_no_kernels_were_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "_module", None)
     monkeypatch.setitem(sys.modules, "convkern._cuda", None)
+    monkeypatch.delattr(convkern, "_cuda", raising=False)  # where it was built and a test has loaded it
     assert not device.is_available()
     model = cuda_cases.small_net()
     with pytest.raises(Unsupported, match="CONVKERN_CUDA=ON"):

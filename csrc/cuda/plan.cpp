@@ -42,6 +42,7 @@ const void* Weight::packed(const ConvKernel& kernel, const ConvProblem& problem,
   const int64_t bytes = kernel.packed_bytes(problem, ctx);
   Memory& slot = packed_[{reinterpret_cast<const void*>(kernel.pack), ctx.precision, bytes, problem.groups}];  // rows may share a form
   if (slot.data()) return slot.data();
+  if (capturing(stream)) unsupported("weights cannot be packed while a stream is captured: run once before the capture");
   int64_t count = 1, dense = 1;
   bool is_dense = type_ == Element::kF32;
   for (int i = 4; i >= 0; --i) {
@@ -347,7 +348,8 @@ void Plan::run(int64_t n, const device::Array* inputs, void* const* outputs, boo
   const Call call = call_of(n, inputs, outputs, channels_first);
   auto find = [&] { return std::find_if(recorded_.begin(), recorded_.end(), [&](const Recorded& r) { return r.call == call; }); };
   int64_t now = 0;
-  if (graphs_) {
+  const bool graphs = graphs_ && !capturing(stream);  // inside of a caller's capture the steps go into its graph
+  if (graphs) {
     const std::lock_guard<std::mutex> lock(mutex_);
     now = ++runs_;
     const auto it = find();
@@ -360,7 +362,7 @@ void Plan::run(int64_t n, const device::Array* inputs, void* const* outputs, boo
   const auto choices = prepare(call, block, stream);
   const int64_t bytes =
       memory_bytes(call, block, *choices.front()) + std::max(choices.back()->workspace - choices.front()->workspace, int64_t{0});
-  if (graphs_) {
+  if (graphs) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto it = find();
     if (it != recorded_.end()) {

@@ -51,6 +51,7 @@ inline void* allocate(int, int64_t bytes, cudaStream_t) {
 inline void release(int, void* p, cudaStream_t) noexcept { std::free(p); }
 inline void release_after_all(int, void* p) noexcept { std::free(p); }
 inline void synchronize(cudaStream_t) {}
+inline bool capturing(cudaStream_t) { return emulated().capture != nullptr; }
 inline void order(cudaStream_t, cudaStream_t) {}
 
 class Timer {
@@ -154,6 +155,13 @@ inline void release_after_all(int id, void* p) noexcept {
   cudaSetDevice(before);
 }
 inline void synchronize(cudaStream_t stream) { check(cudaStreamSynchronize(stream), "the device failed"); }
+// Whether a caller records this stream into a graph of its own.
+inline bool capturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (cudaStreamIsCapturing(stream, &status) == cudaSuccess) return status != cudaStreamCaptureStatusNone;
+  cudaGetLastError();  // the default stream, while some other stream is recorded
+  return false;
+}
 
 class Event {
  public:

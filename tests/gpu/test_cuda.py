@@ -216,6 +216,32 @@ def test_a_result_may_be_used_on_another_stream(cuda: Any, rng: np.random.Genera
         tolerance.assert_within(kept.cpu().numpy(), want, tolerance.network_bound(want), "other stream")
 
 
+def test_a_graph_of_the_caller(cuda: Any, rng: np.random.Generator) -> None:
+    """A call inside of PyTorch's capture becomes part of its graph, whose replays see new values."""
+    model = small_net()
+    xs = rng.standard_normal((2, 4, 13, 11, 3)).astype("f4")
+    wants = [model(x) for x in xs]
+    plan = model.to("cuda:0").plan()._plan
+    x = torch.from_numpy(xs[0]).cuda()
+    n, inputs, outputs = plan._arguments([device.from_object(x, "x")[:, None]], False)
+
+    def call() -> None:
+        plan._plan.run(n, inputs, [outputs[0].pointer], False, device.current_stream())
+
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+        call()
+    for values, want in zip(xs, wants):
+        x.copy_(torch.from_numpy(values))
+        graph.replay()
+        torch.cuda.synchronize()
+        got = back(outputs[0]).reshape(4, 10)
+        tolerance.assert_within(got, want, tolerance.network_bound(want), "captured")
+
+
 def test_several_threads(cuda: Any, rng: np.random.Generator) -> None:
     """Concurrent calls on one model, each thread on its own stream."""
     model = small_net()

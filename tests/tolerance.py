@@ -45,7 +45,7 @@ def conv_bound(x: Any, w: Any, bias: Any = None, residual: Any = None, **geometr
 # Winograd's F(m x m, r x r) by Cook and Toom: products of polynomials from their values at m + r - 2 points and infinity
 # (Barabasz et al. 2020, arXiv:1803.10986, sec. 2). y = A' [(G w G') * (B' x B)] A for a tile.
 _POINTS = {"conv_winograd": (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2), "conv_winograd2": (0, 1, -1)}
-_POINTS["conv_winograd5"] = _POINTS["conv_winograd"]
+_POINTS["conv_winograd4"] = _POINTS["conv_winograd5"] = _POINTS["conv_winograd"]
 
 
 def _powers(points: np.ndarray, n: int) -> np.ndarray:
@@ -82,15 +82,15 @@ def winograd_bound(
 ) -> np.ndarray:
     """gamma(n) * (the same algorithm on absolute values + |bias| + |residual|), for stride 1 and one group.
 
-    n = C products summed, 4 roundings in each of two dimensions of the inputs' transform and as many of the outputs',
-    one of the transformed weight, one of a scale folded into it, the two additions.
+    n = C products summed, 4 (4x4 tiles: 2) roundings in each of two dimensions of the inputs' transform and as many of
+    the outputs', one of the transformed weight, one of a scale folded into it, the two additions.
     """
     x, w = np.abs(np.asarray(x, np.float64))[:, 0], np.abs(np.asarray(w, np.float64))[0]
     x = np.pad(x, ((0, 0), (pad_lo[1], pad_hi[1]), (pad_lo[2], pad_hi[2]), (0, 0)))
     magnitude = _winograd_magnitude(x, w, np.array(_POINTS[algo]))[:, None]
     for added in (bias, residual):
         magnitude = magnitude if added is None else magnitude + np.abs(np.asarray(added, np.float64))
-    return sum_bound(x.shape[-1] + 20, magnitude)
+    return sum_bound(x.shape[-1] + (12 if algo == "conv_winograd2" else 20), magnitude)
 
 
 def winograd_rms_ratio(algo: str, channels: int) -> float:

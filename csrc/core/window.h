@@ -2,6 +2,7 @@
 // Shared by the reference and the vectorised kernels, hence static (ODR: see tensor.h); the formulas are torch's.
 #pragma once
 #include "problem.h"
+#include "tensor.h"
 
 namespace ck {
 
@@ -11,9 +12,10 @@ struct Taps {
   int64_t padded;  // taps inside the padded input: what count_include_pad divides by
 };
 
-static inline int64_t divide_up(int64_t a, int64_t b) { return b == 1 ? a : (a + b - 1) / b; }
+CK_ANYWHERE static inline int64_t divide_up(int64_t a, int64_t b) { return b == 1 ? a : (a + b - 1) / b; }
 
-static inline Taps pool_taps(int64_t i, int64_t in, int64_t window, int64_t stride, int64_t pad_lo, int64_t pad_hi, int64_t dil) {
+CK_ANYWHERE static inline Taps pool_taps(int64_t i, int64_t in, int64_t window, int64_t stride, int64_t pad_lo, int64_t pad_hi,
+                                         int64_t dil) {
   const int64_t start = i * stride - pad_lo;
   const int64_t skip = start < 0 ? divide_up(-start, dil) : 0;
   int64_t end = start < in ? divide_up(in - start, dil) : 0;  // taps before the end of the input, were the window unbounded
@@ -23,23 +25,23 @@ static inline Taps pool_taps(int64_t i, int64_t in, int64_t window, int64_t stri
   return {start + skip * dil, dil, end > skip ? end - skip : 0, padded};
 }
 
-static inline Taps adaptive_taps(int64_t i, int64_t in, int64_t out) {
+CK_ANYWHERE static inline Taps adaptive_taps(int64_t i, int64_t in, int64_t out) {
   const int64_t first = i * in / out, end = divide_up((i + 1) * in, out);
   return {first, 1, end - first, end - first};
 }
 
-static inline Taps depth_taps(const PoolProblem& p, int64_t z) {
+CK_ANYWHERE static inline Taps depth_taps(const PoolProblem& p, int64_t z) {
   return p.adaptive ? adaptive_taps(z, p.d, p.z) : pool_taps(z, p.d, p.t, p.stride_d, p.pad_d_lo, p.pad_d_hi, p.dil_d);
 }
-static inline Taps row_taps(const PoolProblem& p, int64_t i) {
+CK_ANYWHERE static inline Taps row_taps(const PoolProblem& p, int64_t i) {
   return p.adaptive ? adaptive_taps(i, p.h, p.p) : pool_taps(i, p.h, p.r, p.stride_h, p.pad_h_lo, p.pad_h_hi, p.dil_h);
 }
-static inline Taps column_taps(const PoolProblem& p, int64_t q) {
+CK_ANYWHERE static inline Taps column_taps(const PoolProblem& p, int64_t q) {
   return p.adaptive ? adaptive_taps(q, p.w, p.q) : pool_taps(q, p.w, p.s, p.stride_w, p.pad_w_lo, p.pad_w_hi, p.dil_w);
 }
 
 // What average pooling divides by; a window without a single element gives 0 / 1.
-static inline int64_t pool_divisor(const PoolProblem& p, const Taps& depth, const Taps& row, const Taps& column) {
+CK_ANYWHERE static inline int64_t pool_divisor(const PoolProblem& p, const Taps& depth, const Taps& row, const Taps& column) {
   if (p.divisor > 0) return p.divisor;
   const int64_t n = p.count_include_pad ? depth.padded * row.padded * column.padded : depth.count * row.count * column.count;
   return n > 0 ? n : 1;
@@ -53,18 +55,19 @@ struct Mix {
 };
 
 // A dimension of size 1 repeats its pixel.
-static inline int resize_count(ResizeKind kind, int64_t in) {
+CK_ANYWHERE static inline int resize_count(ResizeKind kind, int64_t in) {
   return in == 1 ? 1 : kind == ResizeKind::kCubic ? 4 : kind == ResizeKind::kLinear ? 2 : 1;
 }
 
 template <class T>
-static inline int64_t floor_to_int(T v) {
+CK_ANYWHERE static inline int64_t floor_to_int(T v) {
   const int64_t n = static_cast<int64_t>(v);
   return v < static_cast<T>(n) ? n - 1 : n;
 }
 
 template <class T>
-static inline Mix<T> resize_mix(ResizeKind kind, int64_t i, int64_t in, int64_t out, double input_per_output, bool align_corners) {
+CK_ANYWHERE static inline Mix<T> resize_mix(ResizeKind kind, int64_t i, int64_t in, int64_t out, double input_per_output,
+                                            bool align_corners) {
   if (in == 1) return {{0}, {T(1)}};
   const T scale = align_corners
                       ? (out > 1 ? static_cast<T>(in - 1) / static_cast<T>(out - 1) : T(0))
@@ -97,7 +100,7 @@ static inline Mix<T> resize_mix(ResizeKind kind, int64_t i, int64_t in, int64_t 
 }
 
 // The position that stands for i outside [0, n); -1 = the constant.
-static inline int64_t border_index(Border border, int64_t i, int64_t n) {
+CK_ANYWHERE static inline int64_t border_index(Border border, int64_t i, int64_t n) {
   if (i >= 0 && i < n) return i;
   switch (border) {
     case Border::kConstant: return -1;

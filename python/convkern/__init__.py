@@ -3,7 +3,7 @@
     convkern.ops       functions on arrays, as torch.nn.functional
     convkern.layers    Keras-style layers; Input, Model, Sequential
     convkern.models    architectures and their published weights: get_model, list_models
-    convkern.weights   weight files;  convkern.data  images
+    convkern.weights   weight files;  convkern.data  images;  convkern.viz  pictures
 
 Everything is imported when it is first used, so `import convkern` costs next to nothing.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import ConvkernError, DataError, DTypeError, ModelError, ShapeError, Unsupported, WeightsError
 
 if TYPE_CHECKING:
-    from . import data, layers, models, ops, weights
+    from . import data, layers, models, ops, viz, weights
     from .initializers import set_seed
     from .layers import Input
     from .model import Model, Sequential, from_json, load_model
@@ -32,7 +32,7 @@ _LAZY = {
     "list_models": "models",
     "set_seed": "initializers",
 }
-_MODULES = ("data", "errors", "initializers", "layers", "models", "ops", "weights")
+_MODULES = ("data", "errors", "initializers", "layers", "models", "ops", "viz", "weights")
 
 __all__ = [
     "ConvkernError",
@@ -57,6 +57,7 @@ __all__ = [
     "ops",
     "set_num_threads",
     "set_seed",
+    "viz",
     "weights",
 ]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convkern import viz
+from convkern import atomic, viz
 from convkern.errors import DataError, DTypeError, ShapeError, Unsupported
 
 
@@ -115,7 +115,7 @@ def test_a_failure_keeps_the_old_picture_and_leaves_nothing_behind(tmp_path, mon
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        viz.write_atomically(path, fail)
+        atomic.write_file(path, fail)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["curves.png"]
 
 

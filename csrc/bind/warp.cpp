@@ -69,7 +69,7 @@ void warp_array(const py::array& x, const std::array<double, 6>& matrix, py::arr
 void register_warp(py::module_& m) {
   m.def("warp", &warp_array, py::arg("x"), py::arg("matrix"), py::arg("out"), py::arg("fill_mode") = "nearest", py::arg("cval") = 0.0f,
         py::arg("order") = 1, py::arg("threads") = 1,
-        "Write the image x (H,W,C) into out (P,Q,C): its pixel (i, j) shows x at row m0*i + m1*j + m2, column m3*i + m4*j + m5.");
+        "Write the image x (H,W,C) into out (P,Q,C): pixel (i, j) shows x at row m0*i + m1*j + m2, column m3*i + m4*j + m5.");
 }
 
 }  // namespace ck

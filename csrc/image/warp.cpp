@@ -42,6 +42,7 @@ Tap tap(double u, int64_t n, Fill fill, bool linear) {
       break;
     case Fill::kReflect:
       if (u < 0 || u > last) u = modulo(u, 2.0 * double(n));
+      if (u >= 2.0 * double(n)) u = 0;  // a hair below 0 rounds to the whole period
       break;
   }
   if (!linear) u = std::floor(u + 0.5);

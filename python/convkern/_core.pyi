@@ -177,5 +177,5 @@ def warp(
     threads: int = 1,
 ) -> None:
     """
-    Write the image x (H,W,C) into out (P,Q,C): its pixel (i, j) shows x at row m0*i + m1*j + m2, column m3*i + m4*j + m5.
+    Write the image x (H,W,C) into out (P,Q,C): pixel (i, j) shows x at row m0*i + m1*j + m2, column m3*i + m4*j + m5.
     """

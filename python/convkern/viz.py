@@ -1,20 +1,19 @@
 """Pictures: training curves, confusion matrices, filters, feature maps, and how a convolution walks over its input.
 
-Each function draws with matplotlib (extra: convkern[plot]), without a display, and writes one PNG: into a temporary
-file beside the target, which then takes its name, so that a reader never sees half a picture and a failure keeps the
-old one.
+Each function draws with matplotlib (extra: convkern[plot]), without a display, and writes one PNG, whole or not at
+all (atomic.py).
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .atomic import write_file
 from .errors import DataError, DTypeError, ShapeError, Unsupported
 
 __all__ = ["confusion_matrix", "curves"]
@@ -164,25 +163,4 @@ def _save(figure: Any, path: str | os.PathLike[str], title: str = "") -> None:
         raise Unsupported(f"{path}: want a name that ends in .png")
     if title:
         figure.suptitle(title)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
-
-
-def write_atomically(path: str | os.PathLike[str], write: Any) -> None:
-    """Give `write` a binary file; once it is complete, it takes the name `path`. DataError if it cannot be written."""
-    path = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error})") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's files are their owner's alone
-        os.replace(temporary, path)
-    except BaseException as error:
-        os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise DataError(f"{path}: cannot be written ({error})") from None
-        raise
+    write_file(path, lambda file: figure.savefig(file, format="png", dpi=120))

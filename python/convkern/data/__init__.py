@@ -15,6 +15,7 @@ from .directory import image_dataset_from_directory
 from .files import load_mnist, load_npz, read_idx
 from .generator import ImageDataGenerator
 from .images import load_image
+from .sheet import contact_sheet
 from .transforms import affine_matrix, cutmix, mixup, to_categorical, warp
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "FileBatches",
     "ImageDataGenerator",
     "affine_matrix",
+    "contact_sheet",
     "cutmix",
     "image_dataset_from_directory",
     "load_image",

@@ -5,7 +5,7 @@
 // Tiling    task = result row; in a row one span of columns has all its pixels inside the source and needs no border rule
 // Cost      9 multiply-adds and 12 loads a pixel of 3 channels
 // Fill      nearest  aaa|abcd|ddd          reflect  cba|abcd|dcb          constant  kkk|abcd|kkk: outside the outermost pixels' centres
-//           wrap     bcd|abcd|abc with the first and the last pixel on one another, a period of n - 1: SciPy's "wrap", hence Keras'
+//           wrap     abc|abcd|bca with the first and the last pixel on one another, a period of n - 1: SciPy's "wrap", hence Keras'
 // Rounding  positions in double, weights in float; no contraction to FMA (csrc/CMakeLists.txt), so every machine gives the same bits
 // Source    scipy.ndimage.affine_transform, orders 0 and 1
 #include "image/warp.h"

@@ -186,7 +186,7 @@ def test_wrong_arguments(rng):
         warp(x, np.eye(2))
     for value in (np.nan, np.inf, 1e10):
         with pytest.raises(ShapeError, match="1e9"):
-            warp(x, eye * value)
+            warp(x, np.full((3, 3), value))
     for dtype in (np.float64, np.int16, bool):
         with pytest.raises(DTypeError, match=np.dtype(dtype).name):
             warp(x.astype(dtype), eye)

@@ -58,10 +58,11 @@ def draw(uniform: np.ndarray, magnitude: float) -> list[Operation]:
 def matrices(operations: Sequence[Operation], height: int, width: int) -> list[np.ndarray]:
     """The geometric ones among the operations, in (x, y, 1) about the centre, from result to source.
 
-    The operation drawn last acts on the picture last, so it is met first on the way from the result to the source.
+    In the order drawn: the operation that acts on the picture last is met first on the way from the result to the
+    source, so it stands rightmost in the product.
     """
     found = []
-    for name, value in reversed(operations):
+    for name, value in operations:
         if name not in GEOMETRIC:
             continue
         matrix = np.eye(3)

@@ -129,14 +129,14 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     >>> load_npz("data.npz")["x"]
     array([0, 1, 2])
     """
-    path = Path(path)
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise DataError(f"{path}: one array (.npy), want an .npz")
-        with loaded as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, DataError):
+    with open(path, "rb") as raw:
+        try:
+            loaded = np.load(raw, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise DataError(f"{path}: one array (.npy), want an .npz")
+            with loaded as file:
+                return {name: file[name] for name in file.files}
+        except DataError:
             raise
-        raise DataError(f"{path}: cannot be read as an .npz ({error})") from None
+        except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{path}: cannot be read as an .npz ({error})") from None

@@ -351,6 +351,24 @@ def _peers(wanted: str | None) -> list[str]:
     return found
 
 
+def bench_augment(args: argparse.Namespace) -> int:
+    """Images a second of the lecture's augmentation settings, beside Keras' way with SciPy."""
+    from .bench import augment, harness
+
+    facts: dict[str, Any] = dict(machine=harness.machine(), size=args.size, workers=args.workers)
+    facts["rows"] = augment.run(args.size, args.workers, args.seconds, args.rounds)
+    if _json(args, facts):
+        return 0
+    rows = [
+        [row["source"], f"{row['ours']:.0f}"]
+        + (["-", "-"] if row["ratio"] is None else [f"{row['keras']:.0f}", f"{row['ratio']:.2f}"])
+        for row in facts["rows"]
+    ]
+    print(f"{args.size}x{args.size}x3, {args.workers} threads, images a second")
+    print(table(["source", "convkern", "as Keras (SciPy)", "ratio"], rows))
+    return 0
+
+
 def bench_compare(args: argparse.Namespace) -> int:
     """Compare two runs, for instance of two commits, row by row."""
     from .bench import report
@@ -616,6 +634,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--plot", metavar="FILE", help="draw rooflines and bars, as PNG, SVG or PDF")
     of_bench(command, "all that are installed")
 
+    command = add("bench augment", bench_augment, threads=False)
+    command.add_argument("--size", type=_positive, default=224, metavar="N", help="pixels a side (default 224)")
+    command.add_argument("--workers", type=_positive, default=2, metavar="N", help="threads of each (default 2)")
+    command.add_argument("--seconds", type=float, default=2.0, help="counted time for each contestant (default 2)")
+    command.add_argument("--rounds", type=_positive, default=7, help="alternations between the two (default 7)")
     command = add("bench compare", bench_compare, threads=False)
     command.add_argument("old")
     command.add_argument("new")
@@ -635,7 +658,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"] and words[1:2] in (["compare"], ["peers"], ["table"]):
+    if words[:1] == ["bench"] and words[1:2] in (["augment"], ["compare"], ["peers"], ["table"]):
         words[:2] = [" ".join(words[:2])]
     args = parser().parse_args(words)
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import DataError, ShapeError
 from ..layers.arguments import integer
 from . import transforms
-from .generator import ImageDataGenerator
+from .generator import ImageDataGenerator, seed_of
 from .images import decode, need_pillow, resized
 
 GAP = 8
@@ -100,6 +100,7 @@ def augmented(
     normalisation.
     Shapes: images (*size, 3); uint8 the first, float32 the others.
     """
+    seed = seed_of(seed)
     picture = decode(source, "RGB")
     height, width = size
     original = np.asarray(resized(picture, height, width, "bilinear"))

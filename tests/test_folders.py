@@ -12,6 +12,7 @@ from PIL import Image
 
 from convkern.data import ImageDataGenerator, image_dataset_from_directory, load_mnist, transforms
 from convkern.data.directory import list_classes
+from convkern.data.images import decode
 from convkern.errors import DataError, DTypeError, ShapeError, Unsupported
 
 BIRDS = Path("/usr/share/tuxpaint/stamps/animals")

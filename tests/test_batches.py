@@ -371,6 +371,20 @@ def test_every_image_made_is_saved(x, tmp_path):
 # Arguments
 
 
+def test_arrays_need_no_pillow(x, monkeypatch, tmp_path):
+    want = flow(x)[0]
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert same(flow(x)[0], want)
+    (tmp_path / "0.png").write_bytes(b"")
+    for needs in (
+        lambda: ImageDataGenerator(rand_augment=(2, 9)),
+        lambda: flow(x, save_to_dir=tmp_path),
+        lambda: ImageDataGenerator().flow_from_directory(tmp_path, class_mode=None),
+    ):
+        with pytest.raises(ImportError, match=r"convkern\[image\]"):
+            needs()
+
+
 def test_wrong_arguments(x):
     for y in (np.arange(22), np.float32(3)):
         with pytest.raises(ShapeError, match="23 images"):

@@ -3,7 +3,7 @@
     convkern.ops       functions on arrays, as torch.nn.functional
     convkern.layers    Keras-style layers; Input, Model, Sequential
     convkern.models    architectures and their published weights: get_model, list_models
-    convkern.weights   weight files;  convkern.data  images
+    convkern.weights   weight files;  convkern.data  images;  convkern.viz  pictures
     convkern.device    GPUs: arrays on them, Model.to("cuda:0")
 
 Everything is imported when it is first used, so `import convkern` costs next to nothing.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import ConvkernError, DataError, DeviceError, DTypeError, ModelError, ShapeError, Unsupported, WeightsError
 
 if TYPE_CHECKING:
-    from . import data, device, layers, models, ops, weights
+    from . import data, device, layers, models, ops, viz, weights
     from .initializers import set_seed
     from .layers import Input
     from .model import Model, Sequential, from_json, load_model
@@ -33,7 +33,7 @@ _LAZY = {
     "list_models": "models",
     "set_seed": "initializers",
 }
-_MODULES = ("data", "device", "errors", "initializers", "layers", "models", "ops", "weights")
+_MODULES = ("data", "device", "errors", "initializers", "layers", "models", "ops", "viz", "weights")
 
 __all__ = [
     "ConvkernError",
@@ -60,6 +60,7 @@ __all__ = [
     "ops",
     "set_num_threads",
     "set_seed",
+    "viz",
     "weights",
 ]
 

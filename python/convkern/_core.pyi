@@ -24,6 +24,7 @@ __all__: list[str] = [
     "set_isa",
     "set_num_threads",
     "version",
+    "warp",
 ]
 
 class Parameter:
@@ -268,3 +269,15 @@ def set_isa(name: str) -> None:
 
 def set_num_threads(n: int) -> None: ...
 def version() -> str: ...
+def warp(
+    x: numpy.ndarray,
+    matrix: collections.abc.Sequence[float],
+    out: numpy.ndarray,
+    fill_mode: str = "nearest",
+    cval: float = 0.0,
+    order: int = 1,
+    threads: int = 1,
+) -> None:
+    """
+    Write the image x (H,W,C) into out (P,Q,C): pixel (i, j) shows x at row m0*i + m1*j + m2, column m3*i + m4*j + m5.
+    """

@@ -1,0 +1,42 @@
+// main.cpp: the emulated rows as C functions for the tests (ctypes).
+#include "cuda/sm90_rows.cuh"
+
+using namespace ck;
+using namespace ck::cuda;
+
+namespace ck::cuda {
+extern const ConvKernel conv_sm90_persistent, conv_sm90_halo, conv_sm90_cluster;
+}
+
+namespace {
+const ck::cuda::ConvKernel* const kRows[] = {&conv_sm90_persistent, &conv_sm90_halo, &conv_sm90_cluster};
+}
+
+extern "C" {
+int row_count() { return sizeof kRows / sizeof *kRows; }
+const char* row_name(int i) { return kRows[i]->name; }
+const char* row_refuse(int i, const ConvProblem* p, const Context* c) { return kRows[i]->refuse(*p, *c); }
+double row_cost(int i, const ConvProblem* p, const Context* c) { return kRows[i]->cost(*p, *c); }
+int64_t row_workspace_bytes(int i, const ConvProblem* p, const Context* c) { return kRows[i]->workspace_bytes(*p, *c); }
+int64_t row_packed_bytes(int i, const ConvProblem* p, const Context* c) { return kRows[i]->packed_bytes(*p, *c); }
+int row_pack(int i, const ConvProblem* p, const Context* c, const float* weights, void* packed) { return kRows[i]->pack(*p, *c, weights, packed, nullptr); }
+int row_run(int i, const ConvProblem* p, const ck::cuda::ConvArgs* a, const Context* c, void* workspace) {
+  return kRows[i]->run(*p, *a, *c, workspace, nullptr);
+}
+
+// Tile shapes of the sm_90a rows: 0 persistent, 1 halo, 2 cluster.
+static Sm90Variants variants(int kind) { return kind == 0 ? persistent_variants() : kind == 1 ? halo_variants() : cluster_variants(); }
+int variant_count(int kind) { return variants(kind).count; }
+const char* variant_name(int kind, int i) { return variants(kind).first[i].name; }
+int variant_any_act(int kind, int i) { return variants(kind).first[i].any_act; }
+int variant_run(int kind, int i, int split, const ConvProblem* p, const ck::cuda::ConvArgs* a, const Context* c) {
+  const Sm90Variant& v = variants(kind).first[i];
+  if (kind == 1 && halo_shared(v, *p) > kSm90Shared) return -1;
+  return kind == 0 ? launch_persistent(*p, *a, *c, v, nullptr) : kind == 1 ? launch_halo(*p, *a, *c, v, nullptr) : launch_cluster(*p, *a, *c, v, split, nullptr);
+}
+int choice(int kind, const ConvProblem* p, const Context* c, int* split, double* us) {
+  const Sm90Choice best = kind == 0 ? choose_persistent(*p, *c) : kind == 1 ? choose_halo(*p, *c) : choose_cluster(*p, *c);
+  *split = best.split, *us = best.us;
+  return best.variant ? static_cast<int>(best.variant - variants(kind).first) : -1;
+}
+}

@@ -26,6 +26,9 @@ CK_DEV int lane_index() { return static_cast<int>(threadIdx.x % 32); }
 // The shuffle shows the compiler that a warp agrees on it.
 CK_DEV int warp_index() { return __shfl_sync(~0u, static_cast<int>(threadIdx.x / 32), 0); }
 
+// Whether the next functions exist: sm_75 has to pass global loads through registers.
+#define CK_ASYNC_COPY (__CUDA_ARCH__ >= 800)
+
 // Sixteen bytes of shared memory, of which `bytes` come from global memory and the rest are zero; with 0, `src` is not read.
 // The first form passes through L1, for data that the same SM reads again.
 CK_DEV void copy_async_reused(uint32_t dst, const void* src, int bytes) {
@@ -38,10 +41,10 @@ CK_DEV void copy_async(uint32_t dst, const void* src, int bytes) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(bytes) : "memory");
 #endif
 }
-// Four bytes, all or none.
-CK_DEV void copy_async_word(uint32_t dst, const void* src, bool inside) {
+// Four bytes, in the same way.
+CK_DEV void copy_async_word(uint32_t dst, const void* src, int bytes) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(dst), "l"(src), "r"(inside ? 4 : 0) : "memory");
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(dst), "l"(src), "r"(bytes) : "memory");
 #endif
 }
 CK_DEV void copy_async_commit() {
@@ -60,7 +63,6 @@ CK_DEV void store_shared(uint32_t dst, uint4 v) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(dst), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 CK_DEV void store_shared(uint32_t dst, float2 v) { asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(dst), "f"(v.x), "f"(v.y) : "memory"); }
-CK_DEV void store_shared(uint32_t dst, uint16_t v) { asm volatile("st.shared.u16 [%0], %1;" ::"r"(dst), "h"(v) : "memory"); }
 CK_DEV void store_shared(uint32_t dst, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(dst), "f"(v) : "memory"); }
 CK_DEV float load_shared(uint32_t src) {
   float v;

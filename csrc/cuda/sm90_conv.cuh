@@ -8,6 +8,7 @@
 //
 // T is Half, Bfloat, or float for TF32: a row of a tile is 128 (or 64) bytes, a matrix instruction takes 32 bytes of depth, whatever the type.
 #pragma once
+#include "cuda/activate.cuh"
 #include "cuda/sm90.cuh"
 #include "cuda/sm90_plan.h"
 
@@ -142,122 +143,104 @@ CK_DEV void run_output_ring(int panels, uint32_t ready, uint32_t written, uint32
   tma_store_wait_read<0>();  // shared memory must outlive the last store's reads
 }
 
-// 16 values of each lane through any activation. The switch over its kinds is large: a loop that is not unrolled keeps one copy of it, and shared
-// memory, unlike registers, can be indexed by a loop. `scratch` = 2 KB of the warp's own.
-CK_DEV void activate_in_shared(float (&v)[16], uint32_t scratch, const ActivationF& act) {
-  const uint32_t mine = scratch + 4 * lane_index();
-#pragma unroll
-  for (int i = 0; i < 16; ++i) store_shared(mine + 128 * i, v[i]);
-#pragma unroll 1
-  for (int i = 0; i < 16; ++i) store_shared(mine + 128 * i, activate(load_shared(mine + 128 * i), act));
-#pragma unroll
-  for (int i = 0; i < 16; ++i) v[i] = load_shared(mine + 128 * i);
-}
-
 // A consumer warpgroup's side: sums -> scale, bias, residual, activation -> panels.
 // kAnyAct false: a clamp (which also stands for no activation), inline; true: any activation, through the warp's 16 rows of the panel as scratch.
 template <class T, int kN, int kMi, bool kAnyAct, int kPanels>
 CK_DEV void write_tile(const float (&acc)[kMi][kN / 2], const Sm90Args& g, int n0, uint32_t ring_base, uint32_t ready, uint32_t written,
                        Ring<kPanels>& out) {
   constexpr bool kHalf = sizeof(T) == 2;
-  constexpr int kBlocks = kPanelColumns<T> / 8;  // of 8 columns, in a panel
-  constexpr int kPart = kAnyAct ? 4 : 2;         // blocks at a time
+  constexpr int kColumns = kPanelColumns<T>, kBlocks = kColumns / 8;  // of a panel; blocks of 8 columns
   const int lane = lane_index();
   const int warp_row = threadIdx.x / 32 % 4 * 16;
-  // 16 bits: this lane's row for stmatrix and ldmatrix, four 8x8 blocks = rows {0-7, 8-15} x two chunks of 8 columns
+  // 16 bits: this lane's row for stmatrix and ldmatrix, which move four 8x8 blocks: rows {0-7, 8-15} x two chunks of 8 columns
   const int row = warp_row + lane % 16, chunk = lane / 16;
-  // float: this lane's rows are t/4 and t/4 + 8, its pair of columns half a chunk
+  // float: this lane's own pairs are in rows t/4 and t/4 + 8
   const int pair_row = warp_row + lane / 4;
   const int first_col = n0 + lane % 4 * 2;  // of this lane's pair in a block of 8 columns
-  const ActivationF act{static_cast<Act>(g.act), g.act_a, g.act_b};
 #pragma unroll
   for (int mi = 0; mi < kMi; ++mi)
 #pragma unroll
-    for (int panel = 0; panel < kN / kPanelColumns<T>; ++panel) {
+    for (int panel = 0; panel < kN / kColumns; ++panel) {
       float2 scale[kBlocks], bias[kBlocks];
 #pragma unroll
       for (int j = 0; j < kBlocks; ++j) {
-        const int col = first_col + panel * kPanelColumns<T> + j * 8;
+        const int col = first_col + panel * kColumns + j * 8;
         scale[j] = g.scale && col < g.k ? __ldg(reinterpret_cast<const float2*>(g.scale + col)) : make_float2(1.f, 1.f);
         bias[j] = g.bias && col < g.k ? __ldg(reinterpret_cast<const float2*>(g.bias + col)) : make_float2(0.f, 0.f);
       }
       barrier_wait(ready + 8 * out.stage, out.parity);
-      const uint32_t base = ring_base + out.stage * kPanelBytes;
-      auto half_address = [&](int j) { return base + row * 128 + (((chunk + j) ^ (row & 7)) << 4); };
-      auto float_address = [&](int j, int h) {
-        const int r = pair_row + 8 * h, c = 2 * j + lane % 4 / 2;
-        return base + r * 128 + ((c ^ (r & 7)) << 4) + (lane & 1) * 8;
+      const uint32_t base = ring_base + out.stage * kPanelBytes, row_address = base + row * 128;
+      // Where 16-bit blocks j and j + 1 are, and where a lane's pair of block j, rows t/4 + 8*h, is; swizzled.
+      auto blocks_at = [&](int j) { return row_address + (((chunk + j) ^ (row & 7)) << 4); };
+      auto pair_at = [&](int j, int h) {
+        const int r = pair_row + 8 * h;
+        return base + r * 128 + (((2 * j + lane % 4 / 2) ^ (r & 7)) << 4) + (lane & 1) * 8;
       };
-      const float* sums = &acc[mi][panel * (kPanelColumns<T> / 2)];  // [block][row half][2]
-
-      uint32_t packed[kHalf ? kBlocks / 2 : 1][4];  // 16 bits: the residual, then the result, of two blocks each; index h & 1: row half
-      float2 pairs[kHalf ? 1 : kBlocks][2];         // float: the same, [block][row half]
-      if constexpr (kAnyAct) {                      // the panel will be scratch: all lanes take their residual out first
-        if (g.residual) {
-          if constexpr (kHalf) {
+      auto sum = [&](int j, int h) {  // before the residual
+        const float* d = &acc[mi][panel * (kColumns / 2) + j * 4 + h * 2];
+        return make_float2(fmaf(d[0], scale[j].x, bias[j].x), fmaf(d[1], scale[j].y, bias[j].y));
+      };
+      if constexpr (!kAnyAct) {
 #pragma unroll
-            for (int j = 0; j < kBlocks; j += 2) ldmatrix_x4(half_address(j), packed[j / 2]);
-          } else {
+        for (int j = 0; j < kBlocks; j += 2) {
+          uint32_t packed[4];
+          if (kHalf && g.residual) ldmatrix_x4(blocks_at(j), packed);
 #pragma unroll
-            for (int j = 0; j < kBlocks; ++j)
+          for (int i = 0; i < 4; ++i) {  // i & 1: rows 0-7 or 8-15; i >> 1: which 8 columns
+            float2 v = sum(j + (i >> 1), i & 1);
+            if (g.residual) {
+              float2 r;
+              if constexpr (kHalf) r = unpack_pair<T>(packed[i]);
+              else r = load_shared2(pair_at(j + (i >> 1), i & 1));
+              v.x += r.x, v.y += r.y;
+            }
+            v.x = clamp(v.x, g.act_a, g.act_b), v.y = clamp(v.y, g.act_a, g.act_b);
+            if constexpr (kHalf) packed[i] = pack_pair<T>(v.x, v.y);
+            else store_shared(pair_at(j + (i >> 1), i & 1), v);
+          }
+          if constexpr (kHalf) stmatrix_x4(blocks_at(j), packed);
+        }
+      } else {
+        // The panel will be scratch: all lanes take their residuals out first, and bring the results in last.
+        float2 pair[kBlocks][2];
 #pragma unroll
-              for (int h = 0; h < 2; ++h) pairs[j][h] = load_shared2(float_address(j, h));
+        for (int j = 0; j < kBlocks; j += 2) {
+          uint32_t packed[4];
+          if (kHalf && g.residual) ldmatrix_x4(blocks_at(j), packed);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            float2& v = pair[j + (i >> 1)][i & 1];
+            v = sum(j + (i >> 1), i & 1);
+            if (g.residual) {
+              float2 r;
+              if constexpr (kHalf) r = unpack_pair<T>(packed[i]);
+              else r = load_shared2(pair_at(j + (i >> 1), i & 1));
+              v.x += r.x, v.y += r.y;
+            }
           }
         }
         __syncwarp();
-      }
+        const ActivationF act{static_cast<Act>(g.act), g.act_a, g.act_b};
 #pragma unroll
-      for (int part = 0; part < kBlocks; part += kPart) {
-        float v[4 * kPart];
+        for (int j = 0; j < kBlocks; j += 4) {
+          float v[16];
 #pragma unroll
-        for (int j = part; j < part + kPart; ++j) {
-          if constexpr (!kAnyAct && kHalf) {
-            if (g.residual && j % 2 == 0) ldmatrix_x4(half_address(j), packed[j / 2]);
-          }
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            float lo = fmaf(sums[4 * j + 2 * h], scale[j].x, bias[j].x), hi = fmaf(sums[4 * j + 2 * h + 1], scale[j].y, bias[j].y);
-            if (g.residual) {
-              float2 r;
-              if constexpr (kHalf) r = unpack_pair<T>(packed[j / 2][j % 2 * 2 + h]);
-              else r = kAnyAct ? pairs[j][h] : load_shared2(float_address(j, h));
-              lo += r.x, hi += r.y;
-            }
-            v[(j - part) * 4 + 2 * h] = lo, v[(j - part) * 4 + 2 * h + 1] = hi;
-          }
-        }
-        if constexpr (kAnyAct) {
+          for (int i = 0; i < 16; ++i) v[i] = i % 2 ? pair[j + i / 4][i / 2 % 2].y : pair[j + i / 4][i / 2 % 2].x;
           activate_in_shared(v, base + warp_row * 128, act);
-        } else {
 #pragma unroll
-          for (int i = 0; i < 4 * kPart; ++i) v[i] = clamp(v[i], act.a, act.b);
+          for (int i = 0; i < 16; i += 2) pair[j + i / 4][i / 2 % 2] = make_float2(v[i], v[i + 1]);
         }
+        __syncwarp();
 #pragma unroll
-        for (int j = part; j < part + kPart; ++j)
+        for (int j = 0; j < kBlocks; j += 2) {
+          uint32_t packed[4];
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const float lo = v[(j - part) * 4 + 2 * h], hi = v[(j - part) * 4 + 2 * h + 1];
-            if constexpr (kHalf) packed[j / 2][j % 2 * 2 + h] = pack_pair<T>(lo, hi);
-            else pairs[j][h] = make_float2(lo, hi);
-            if constexpr (!kAnyAct) {
-              if constexpr (kHalf) {
-                if (j % 2 && h) stmatrix_x4(half_address(j - 1), packed[j / 2]);
-              } else {
-                store_shared(float_address(j, h), pairs[j][h]);
-              }
-            }
+          for (int i = 0; i < 4; ++i) {
+            const float2 v = pair[j + (i >> 1)][i & 1];
+            if constexpr (kHalf) packed[i] = pack_pair<T>(v.x, v.y);
+            else store_shared(pair_at(j + (i >> 1), i & 1), v);
           }
-      }
-      if constexpr (kAnyAct) {
-        __syncwarp();  // nobody's scratch is needed any more
-        if constexpr (kHalf) {
-#pragma unroll
-          for (int j = 0; j < kBlocks; j += 2) stmatrix_x4(half_address(j), packed[j / 2]);
-        } else {
-#pragma unroll
-          for (int j = 0; j < kBlocks; ++j)
-#pragma unroll
-            for (int h = 0; h < 2; ++h) store_shared(float_address(j, h), pairs[j][h]);
+          if constexpr (kHalf) stmatrix_x4(blocks_at(j), packed);
         }
       }
       fence_async_shared();  // make the panel visible to TMA ...

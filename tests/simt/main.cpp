@@ -1,15 +1,16 @@
 // main.cpp: the emulated rows as C functions for the tests (ctypes).
+#include "cuda/mma_rows.cuh"
 #include "cuda/sm90_rows.cuh"
 
 using namespace ck;
 using namespace ck::cuda;
 
 namespace ck::cuda {
-extern const ConvKernel conv_sm90_persistent, conv_sm90_halo, conv_sm90_cluster;
+extern const ConvKernel conv_sm90_persistent, conv_sm90_halo, conv_sm90_cluster, conv_mma;
 }
 
 namespace {
-const ck::cuda::ConvKernel* const kRows[] = {&conv_sm90_persistent, &conv_sm90_halo, &conv_sm90_cluster};
+const ck::cuda::ConvKernel* const kRows[] = {&conv_sm90_persistent, &conv_sm90_halo, &conv_sm90_cluster, &conv_mma};
 }
 
 extern "C" {
@@ -38,5 +39,15 @@ int choice(int kind, const ConvProblem* p, const Context* c, int* split, double*
   const Sm90Choice best = kind == 0 ? choose_persistent(*p, *c) : kind == 1 ? choose_halo(*p, *c) : choose_cluster(*p, *c);
   *split = best.split, *us = best.us;
   return best.variant ? static_cast<int>(best.variant - variants(kind).first) : -1;
+}
+
+int mma_count(int precision) { return mma_variants(static_cast<Precision>(precision)).count; }
+const char* mma_name(int precision, int i) { return mma_variants(static_cast<Precision>(precision)).first[i].name; }
+int mma_vector(int precision, int i) { return mma_variants(static_cast<Precision>(precision)).first[i].vector; }
+int64_t mma_workspace(int i, int slices, const ConvProblem* p, const Context* c) {
+  return mma_workspace_bytes(*p, *c, {mma_variants(c->precision).first + i, slices, 0});
+}
+int mma_run(int i, int slices, const ConvProblem* p, const ck::cuda::ConvArgs* a, const Context* c, void* workspace) {
+  return launch_mma(*p, *a, *c, {mma_variants(c->precision).first + i, slices, 0}, workspace, nullptr);
 }
 }

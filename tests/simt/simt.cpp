@@ -107,7 +107,7 @@ void entry() {
   _longjmp(scheduler, 1);
 }
 
-void resume(Fiber& f) {
+__attribute__((noinline)) void resume(Fiber& f) {
   current = &f;
   threadIdx = dim3(f.thread);
   blockIdx.x = f.block->index;

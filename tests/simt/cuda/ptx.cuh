@@ -5,6 +5,9 @@
 #include "cuda/common.cuh"
 
 #define CK_DEV inline
+#if !defined(CK_ASYNC_COPY)
+#define CK_ASYNC_COPY 1
+#endif
 
 namespace simt {
 
@@ -29,7 +32,7 @@ inline int warp_index() { return static_cast<int>(threadIdx.x / 32); }
 
 inline void copy_async_reused(uint32_t dst, const void* src, int bytes) { simt::copy_later(dst, src, bytes, 16); }
 inline void copy_async(uint32_t dst, const void* src, int bytes) { simt::copy_later(dst, src, bytes, 16); }
-inline void copy_async_word(uint32_t dst, const void* src, bool inside) { simt::copy_later(dst, src, inside ? 4 : 0, 4); }
+inline void copy_async_word(uint32_t dst, const void* src, int bytes) { simt::copy_later(dst, src, bytes, 4); }
 inline void copy_async_commit() { simt::copy_commit(); }
 template <int kPending>
 void copy_async_wait() { simt::copy_wait(kPending); }

@@ -27,7 +27,11 @@ CK_DEV int lane_index() { return static_cast<int>(threadIdx.x % 32); }
 CK_DEV int warp_index() { return __shfl_sync(~0u, static_cast<int>(threadIdx.x / 32), 0); }
 
 // Whether the next functions exist: sm_75 has to pass global loads through registers.
-#define CK_ASYNC_COPY (__CUDA_ARCH__ >= 800)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define CK_ASYNC_COPY 0
+#else
+#define CK_ASYNC_COPY 1
+#endif
 
 // Sixteen bytes of shared memory, of which `bytes` come from global memory and the rest are zero; with 0, `src` is not read.
 // The first form passes through L1, for data that the same SM reads again.

@@ -6,11 +6,11 @@ using namespace ck;
 using namespace ck::cuda;
 
 namespace ck::cuda {
-extern const ConvKernel conv_sm90_persistent, conv_sm90_halo, conv_sm90_cluster, conv_mma;
+extern const ConvKernel conv_sm90_persistent, conv_sm90_halo, conv_sm90_cluster, conv_mma, conv_sm90_first, conv_first;
 }
 
 namespace {
-const ck::cuda::ConvKernel* const kRows[] = {&conv_sm90_persistent, &conv_sm90_halo, &conv_sm90_cluster, &conv_mma};
+const ck::cuda::ConvKernel* const kRows[] = {&conv_sm90_persistent, &conv_sm90_halo, &conv_sm90_cluster, &conv_mma, &conv_sm90_first, &conv_first};
 }
 
 extern "C" {

@@ -117,6 +117,13 @@ __attribute__((noinline)) void resume(Fiber& f) {
   setcontext(&f.context);
 }
 
+// getcontext returns twice, as it were: nobody's variables may live across it.
+__attribute__((noinline)) void prepare(Fiber& f, size_t i) {
+  getcontext(&f.context);
+  f.context.uc_stack.ss_sp = stacks(i), f.context.uc_stack.ss_size = kStack, f.context.uc_link = nullptr;
+  makecontext(&f.context, entry, 0);
+}
+
 bool run_one_pending() {
   if (pending.empty()) return false;
   const size_t i = timing == kRandom ? random_number() % pending.size() : 0;
@@ -506,9 +513,7 @@ cudaError_t run(dim3 grid, dim3 block, int64_t bytes, int cluster, void (*body)(
           for (unsigned t = 0; t < block.x; ++t) {
             auto f = std::make_unique<Fiber>();
             f->block = b.get(), f->thread = t;
-            getcontext(&f->context);
-            f->context.uc_stack.ss_sp = stacks(fibers.size()), f->context.uc_stack.ss_size = kStack, f->context.uc_link = nullptr;
-            makecontext(&f->context, entry, 0);
+            prepare(*f, fibers.size());
             fibers.push_back(std::move(f));
           }
           blocks.push_back(std::move(b));

@@ -21,6 +21,7 @@ const char* class_name(ErrorKind kind) {
   switch (kind) {
     case ErrorKind::kShape: return "ShapeError";
     case ErrorKind::kDType: return "DTypeError";
+    case ErrorKind::kDevice: return "DeviceError";
     default: return "Unsupported";
   }
 }

@@ -202,16 +202,28 @@ void register_plan(py::module_& m) {
   py::class_<Parameter, std::shared_ptr<Parameter>>(m, "Parameter",
                                                     "A weight (T, R, S, C/groups, K), kept by reference, and its packed forms.")
       .def(py::init(&make_parameter), "array"_a, "scale"_a = py::none())
+      .def_static(
+          "from_device",
+          [](uint64_t pointer, std::array<int64_t, 5> shape, std::array<int64_t, 5> strides, int element, const py::object& owner) {
+            auto kept = std::shared_ptr<void>(new py::object(owner), [](void* p) {
+              const py::gil_scoped_acquire gil;
+              delete static_cast<py::object*>(p);
+            });
+            auto parameter = std::make_shared<Parameter>(shape, 4, nullptr, std::move(kept), Buffer());
+            parameter->device_data = {reinterpret_cast<const void*>(pointer), strides, element};
+            return parameter;
+          },
+          "pointer"_a, "shape"_a, "strides"_a, "element"_a, "owner"_a, "A weight that lies on a device already, for recorded plans.")
       .def_property_readonly("shape", [](const Parameter& p) { return py::tuple(py::cast(p.shape)); })
       .def_property_readonly("packed_bytes", &Parameter::packed_bytes);
 
-  py::class_<Plan>(m, "Plan",
+  py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan",
                    "A network as steps over one arena. Shapes are (D, H, W, C) of one image; methods that add a step return a tensor id.")
-      .def(py::init([](const std::string& dtype, bool exact, bool lean, bool strips) {
+      .def(py::init([](const std::string& dtype, bool exact, bool lean, bool strips, bool record) {
              if (dtype != "float32" && dtype != "float64") dtype_error("a plan computes in float32 or float64, got " + dtype);
-             return std::make_unique<Plan>(dtype == "float64", exact, lean, strips);
+             return std::make_shared<Plan>(dtype == "float64", exact, lean, strips, record);
            }),
-           "dtype"_a = "float32", "exact"_a = false, "lean"_a = false, "strips"_a = true)
+           "dtype"_a = "float32", "exact"_a = false, "lean"_a = false, "strips"_a = true, "record"_a = false)
       .def("input", &Plan::input, "shape"_a)
       .def("buffer", &Plan::buffer, "shape"_a)
       .def("channel_slice", &Plan::channel_slice, "x"_a, "first"_a, "count"_a)

@@ -5,7 +5,7 @@
 
 namespace ck {
 
-enum class ErrorKind { kShape, kDType, kUnsupported };
+enum class ErrorKind { kShape, kDType, kUnsupported, kDevice };
 
 struct Error : std::runtime_error {
   ErrorKind kind;

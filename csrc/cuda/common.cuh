@@ -122,14 +122,44 @@ CK_DEVICE float finish(const Epilogue& e, float sum, int64_t k, float residual) 
   if (e.bias) sum += e.bias[k];
   return activate(sum + residual, e.act);
 }
-// kCount outputs of one pixel from filter k on, residual read from e.residual at (n,z,p,q), written to y (= &y[n,z,p,q,k]). kCount elements must be
-// aligned as one access in y and in the residual.
+// The same for kCount outputs of one pixel, from filter k on; the activation is looked up once.
+template <int kCount>
+CK_DEVICE void finish_all(const Epilogue& e, float (&v)[kCount], int64_t k, const float (&residual)[kCount]) {
+  if (e.scale)
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) v[i] *= e.scale[k + i];
+  if (e.bias)
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) v[i] += e.bias[k + i];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) v[i] += residual[i];
+  if (e.act.kind == Act::kNone) return;
+  if (e.act.kind == Act::kClamp) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      v[i] = v[i] < e.act.a ? e.act.a : v[i];
+      v[i] = v[i] > e.act.b ? e.act.b : v[i];
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int i = 0; i < kCount; ++i) {  // rare and long: one copy of the code, values picked without indexing
+    float one = v[0];
+#pragma unroll
+    for (int j = 1; j < kCount; ++j) one = j == i ? v[j] : one;
+    one = activate(one, e.act);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) v[j] = j == i ? one : v[j];
+  }
+}
+// ... with the residual read from e.residual at (n,z,p,q) and y (= &y[n,z,p,q,k]) written. kCount elements must be aligned as one access in both.
 template <int kCount, class T>
 CK_DEVICE void finish_store(const Epilogue& e, const float (&sum)[kCount], int64_t k, int64_t n, int64_t z, int64_t p, int64_t q, T* y) {
   float r[kCount] = {}, out[kCount];
   if (e.residual.data) load<kCount>(at<const T>(e.residual, n, z, p, q) + k, r);
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) out[i] = finish(e, sum[i], k + i, r[i]);
+  for (int i = 0; i < kCount; ++i) out[i] = sum[i];
+  finish_all<kCount>(e, out, k, r);
   store<kCount>(y, out);
 }
 
@@ -187,7 +217,7 @@ inline unsigned blocks_for(int64_t items, int threads) {
   return static_cast<unsigned>(blocks < 1 ? 1 : blocks < (int64_t{1} << 30) ? blocks : int64_t{1} << 30);
 }
 
-#if !defined(CK_EMULATE)
+#if defined(__CUDACC__)
 // kernel<<<grid, block, shared, stream>>>(args...), with more than 48 KB of dynamic shared memory if asked for. kBarriers is for the emulation:
 // false promises that the kernel has neither barriers nor shuffles, so that its threads may run one after another.
 template <bool kBarriers, class... P, class... A>

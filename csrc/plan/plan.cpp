@@ -68,8 +68,13 @@ int64_t Parameter::packed_bytes() {
   return sum;
 }
 
-Plan::Plan(bool float64, bool exact, bool lean, bool strips)
-    : element_bytes_(float64 ? 8 : 4), exact_(exact), lean_(lean), strips_(strips && !float64), table_(float64 ? reference64() : table()) {}
+Plan::Plan(bool float64, bool exact, bool lean, bool strips, bool record)
+    : element_bytes_(float64 ? 8 : 4),
+      exact_(exact),
+      lean_(lean),
+      strips_(strips && !float64 && !record),
+      record_(record),
+      table_(float64 ? reference64() : table()) {}
 
 const Plan::Tensor& Plan::tensor(int t) const {
   if (t < 0 || t >= static_cast<int>(tensors_.size())) shape_error("no tensor has the id " + std::to_string(t));
@@ -130,12 +135,15 @@ void Plan::use(int t, int step) {
 template <class K, class P>
 void Plan::add_step(const std::vector<const K*>& rows, const P& problem, Step step, Info info, const std::string& forced) {
   if (finished_) unsupported("a finished plan takes no more steps");
-  const Choice<K> choice = select(rows, problem, forced);
-  info.kernel = choice.kernel->name;
-  info.why = forced.empty() ? cost_text(choice.cost) : "forced";
-  info.refused = choice.refused;
-  info.workspace = choice.kernel->scratch_bytes(problem);
-  scratch_bytes_ = std::max(scratch_bytes_, info.workspace);
+  const Choice<K> choice = record_ ? Choice<K>{} : select(rows, problem, forced);
+  if (!record_) {
+    info.kernel = choice.kernel->name;
+    info.why = forced.empty() ? cost_text(choice.cost) : "forced";
+    info.refused = choice.refused;
+    info.workspace = choice.kernel->scratch_bytes(problem);
+    scratch_bytes_ = std::max(scratch_bytes_, info.workspace);
+  }
+  step.forced = forced;
   info.in = tensor(step.x).dims;
   info.out = tensor(step.y).dims;
   info.bytes += element_bytes_ * (elements(info.in) + elements(info.out) + (step.x2 >= 0 ? elements(tensor(step.x2).dims) : 0));
@@ -189,6 +197,11 @@ int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int
       0,      0};
   Step step{{}, x, residual, y, -1, nullptr, bias.bytes() ? std::make_shared<const Buffer>(std::move(bias)) : nullptr};
   add_step(table_.Conv, p, std::move(step), std::move(info), o.algo);
+  if (!record_ && weight->device_data.data) unsupported("the weight lies on a device, the plan runs on the CPU");
+  if (record_) {
+    steps_.back().parameter = weight;
+    return y;
+  }
   const auto& call = std::get<Call<ConvKernel, ConvProblem>>(steps_.back().call);
   steps_.back().weights = weight->packed(*call.kernel, call.problem);
   infos_.back().packed = steps_.back().weights->bytes();
@@ -462,6 +475,7 @@ void Plan::give_back(std::unique_ptr<Lease> l) {
 void Plan::run(int64_t n, const std::vector<External>& inputs, const std::vector<void*>& outputs, bool channels_first, int threads,
                std::vector<double>* seconds) {
   if (!finished_) unsupported("call finish() before run()");
+  if (record_) unsupported("a recorded plan is run by a device");
   if (inputs.size() != inputs_.size() || outputs.size() != outputs_.size())
     shape_error("the number of inputs or outputs does not fit the plan");
   if (n == 0) return;

@@ -34,6 +34,18 @@ class Parameter {
       : shape(shape), element_bytes(element_bytes), data_(data), owner_(std::move(owner)), scale_(std::move(scale)) {}
   std::shared_ptr<const Buffer> packed(const ConvKernel& kernel, const ConvProblem& problem);
   int64_t packed_bytes();
+  const void* data() const { return data_; }
+  const void* scale() const { return scale_.bytes() ? scale_.data() : nullptr; }
+
+  // A weight that lies on a device already: where, its strides and its type (device::Element).
+  struct DeviceData {
+    const void* data = nullptr;
+    std::array<int64_t, 5> strides{};
+    int element = 0;
+  } device_data;
+  // What a device made of it (bind/device.cpp), one for each device.
+  std::mutex device_mutex;
+  std::map<int, std::shared_ptr<void>> on_device;
 
   const std::array<int64_t, 5> shape;
   const int element_bytes;
@@ -67,7 +79,8 @@ class Plan {
     int64_t macs, bytes, workspace, packed;
   };
 
-  Plan(bool float64, bool exact, bool lean, bool strips);
+  // record: choose no kernels and pack nothing; the finished plan is run by a device (core/device.h).
+  Plan(bool float64, bool exact, bool lean, bool strips, bool record = false);
 
   int input(const Dims& dims);
   int buffer(const Dims& dims);
@@ -94,8 +107,8 @@ class Plan {
   const std::vector<Info>& infos() const { return infos_; }
   int64_t arena_elements() const { return arena_elements_; }
   int element_bytes() const { return element_bytes_; }
+  bool recorded() const { return record_ && finished_; }
 
- private:
   struct Tensor {
     Dims dims;
     int root;
@@ -108,6 +121,10 @@ class Plan {
     int64_t offset;   // in the arena, elements of one image
     int aliases;      // tensors that are not the root itself
   };
+  const std::vector<Tensor>& tensors() const { return tensors_; }
+  const std::vector<Root>& roots() const { return roots_; }
+
+ private:
   struct Place {  // where a root is during a run
     char* base;
     int64_t image;
@@ -129,6 +146,8 @@ class Plan {
         call;
     int x, x2, y, index;  // tensor ids, -1 = none
     std::shared_ptr<const Buffer> weights, shift;
+    std::shared_ptr<Parameter> parameter = nullptr;  // recorded convolutions
+    std::string forced = "";
   };
   // Row-local steps run strip by strip: rows of each intermediate result live in a thread's buffer, never in the arena (strips.cpp).
   struct Strips {
@@ -138,6 +157,7 @@ class Plan {
     int64_t scratch;               // bytes a thread needs in all
   };
 
+  friend class DevicePlan;
   const Tensor& tensor(int t) const;
   int add_tensor(const Dims& dims, int root, int64_t offset, int64_t pixel);
   int new_tensor(const Dims& dims, bool is_index = false);
@@ -160,7 +180,7 @@ class Plan {
   void give_back(std::unique_ptr<Lease> lease);
 
   const int element_bytes_;
-  const bool exact_, lean_, strips_;
+  const bool exact_, lean_, strips_, record_;
   const Table& table_;
   std::vector<Tensor> tensors_;
   std::vector<Root> roots_;

@@ -20,6 +20,10 @@ class Unsupported(ConvkernError, NotImplementedError):
     """A valid request that no kernel or layer here serves; the message lists the reasons."""
 
 
+class DeviceError(ConvkernError, RuntimeError):
+    """A device that is not there, or that failed: what CUDA says about it."""
+
+
 class ModelError(ConvkernError, ValueError):
     """Layers that do not form a model: an input that is missing, a name used twice, a layer that is not there."""
 

@@ -1,5 +1,6 @@
-// main.cpp: the emulated rows as C functions for the tests (ctypes).
+// main.cpp: the emulated rows as C functions for the tests (ctypes), and a few kernels that show what the emulation notices.
 #include "cuda/mma_rows.cuh"
+#include "cuda/sm90_conv.cuh"
 #include "cuda/sm90_rows.cuh"
 
 using namespace ck;
@@ -50,4 +51,44 @@ int64_t mma_workspace(int i, int slices, const ConvProblem* p, const Context* c)
 int mma_run(int i, int slices, const ConvProblem* p, const ck::cuda::ConvArgs* a, const Context* c, void* workspace) {
   return launch_mma(*p, *a, *c, {mma_variants(c->precision).first + i, slices, 0}, workspace, nullptr);
 }
+
+// Index arithmetic and plans.
+int64_t merge(const ConvProblem* p) { return mma_merge(*p); }
+int chunk_place(int row, int chunk) { return static_cast<int>(swizzled_chunk(row, chunk)); }
+uint32_t divide(uint32_t n, int64_t d, uint32_t* rest) { return Divider<uint32_t>(d).divmod(n, *rest); }
+uint64_t descriptor(int row_bytes, uint32_t address, uint32_t step, uint32_t group) {
+  return row_bytes == 128 ? swizzled_descriptor<128>(address, group) : row_bytes == 64 ? swizzled_descriptor<64>(address, group) : plain_descriptor(address, step, group);
+}
+void im2col(const ConvProblem* p, int64_t images, const View* x, int type, int row_bytes, int pixels, MapSpec* out) {
+  *out = im2col_map(static_cast<MapSpec::Type>(type), *p, images, *x, row_bytes, pixels);
+}
+const char* map_refuse(const MapSpec* m) { return refuse_map(*m); }
+}
+
+// What the emulation notices. 0: a stage is read without waiting for it; 1: a barrier that nobody arrives at; 2: lanes of a warp that go different
+// ways; 3: a wgmma's result is read before it is waited for; 4: none of these.
+namespace {
+__global__ void careless(const __grid_constant__ CUtensorMap map, float* out, int what) {
+  const uint32_t base = shared_address(dynamic_shared()), bar = base + 16384;
+  if (threadIdx.x == 0) barrier_init(bar, 1);
+  __syncthreads();
+  if (threadIdx.x == 0 && what != 1) {
+    barrier_arrive_expect(bar, 8192);
+    tma_load_2d(base, &map, bar, 0, 0);
+  }
+  if (what != 0) barrier_wait(bar, 0);
+  if (what == 2 && threadIdx.x % 32 == 3) __syncthreads();
+  else if (what == 2) __syncwarp();
+  float d[32];
+  wgmma<Half, 64>(d, swizzled_descriptor<128>(base), swizzled_descriptor<128>(base), 0);
+  wgmma_commit();
+  if (what != 3) wgmma_wait<0>();
+  out[threadIdx.x] = d[0];
+  wgmma_wait<0>();
+}
+}  // namespace
+extern "C" int run_careless(int what, const void* x, float* out) {
+  const View v{const_cast<void*>(x), 0, 0, 0, 64};
+  Device device{};
+  return launch_sm90(reinterpret_cast<const void*>(&careless), {1, 128, 16384 + 8, 1}, device, nullptr, matrix_map(MapSpec::kHalf, v, 64, 64, 64, 64), out, what);
 }

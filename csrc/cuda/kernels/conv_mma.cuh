@@ -56,7 +56,7 @@ struct MmaConfig {
   static constexpr int kAPasses = kM / kPass, kBPasses = kN / kPass;
   static constexpr int kABytes = kM * kRow, kStageBytes = kABytes + kN * kRow;
   static constexpr int kShared = kStages * kStageBytes;
-  static constexpr int kBlocks = kThreads == 256 ? 2 : 4;  // of an SM, for the registers
+  static constexpr int kBlocks = kThreads == 256 ? 2 : kProduct == Product::kThree ? 3 : 4;  // of an SM, for the registers
   static_assert(kAPasses * kPass == kM && kBPasses * kPass == kN && kNi % 4 == 0, "");
 };
 

@@ -42,7 +42,7 @@ struct Config {
   static constexpr int kBarrierOffset = kPanelOffset + kGroups * kPanels * kPanelBytes;
   static constexpr int kShared = kBarrierOffset + 8 * (2 * kStages + 2 * kGroups * kPanels + 2);
   static constexpr int kThreads = 128 * (1 + kGroups);
-  static constexpr int kConsumerRegisters = kGroups == 3 ? 152 : 232;  // 40 for the producers; the sum must fit 65536
+  [[maybe_unused]] static constexpr int kConsumerRegisters = kGroups == 3 ? 152 : 232;  // 40 for the producers; the sum must fit 65536
   static_assert(kShared <= kSm90Shared, "too much shared memory");
   static_assert(kGroups == 2 || !kPingPong, "two take turns");
 };

@@ -1,7 +1,8 @@
 """The tensor-core CUDA kernels, compiled for the CPU (tests/simt): built with the C++ compiler, called through ctypes.
 
-What runs is the product's source: rows with their choice, packing and launches, and the kernels' bodies. What is written
-anew for the CPU are the machine's instructions: mma, ldmatrix, cp.async, TMA, mbarrier, wgmma (tests/simt/cuda/emulate.h).
+What runs is the product's source: rows with their choice, packing and launches, and the kernels' bodies. What is
+written anew for the CPU are the machine's instructions: mma, ldmatrix, cp.async, TMA, mbarrier, wgmma
+(tests/simt/cuda/emulate.h).
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import emulated
 import numpy as np
+
+import emulated
 import oracle
 import tolerance
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC, SIMT = ROOT / "csrc", ROOT / "tests" / "simt"
 FLAGS = "-std=gnu++17 -fPIC -DCK_EMULATE -Wall -Wextra -Wno-unknown-pragmas -Wno-attributes -Werror".split()
-KERNELS = "mma mma_half mma_bfloat mma_tf32 mma_three first sm90_common sm90_persistent sm90_halo sm90_cluster sm90_first"
+FILES = "mma mma_half mma_bfloat mma_tf32 mma_three first sm90_common sm90_persistent sm90_halo sm90_cluster sm90_first"
 
 PRECISIONS = {"f32": 0, "tf32": 1, "f32x3": 2, "f16": 3, "bf16": 4}  # of csrc/cuda/kernel.cuh
 TENSOR = ("f16", "bf16", "tf32", "f32x3")
@@ -86,9 +88,11 @@ def build(*extra: str) -> Path:
     out = ROOT / "build" / "simt"
     out.mkdir(parents=True, exist_ok=True)
     headers = hashlib.sha256(" ".join([emulated.compiler(), *FLAGS]).encode())
-    for path in sorted([*CSRC.glob("cuda/*.*h"), *CSRC.glob("cuda/kernels/*.cuh"), *CSRC.glob("core/*.h"), *SIMT.glob("cuda/*")]):
+    for path in sorted(
+        [*CSRC.glob("cuda/*.*h"), *CSRC.glob("cuda/kernels/*.cuh"), *CSRC.glob("core/*.h"), *SIMT.glob("cuda/*")]
+    ):
         headers.update(path.read_bytes())
-    sources = [CSRC / "cuda/kernels" / f"conv_{name}.cu" for name in KERNELS.split()]
+    sources = [CSRC / "cuda/kernels" / f"conv_{name}.cu" for name in FILES.split()]
 
     def compile_one(source: Path) -> Path:
         digest, flags = headers.copy(), [*FLAGS, *(extra if "mma" in source.stem else ())]
@@ -98,7 +102,18 @@ def build(*extra: str) -> Path:
             scratch = target.with_suffix(f".{os.getpid()}")
             level = "-O3" if source.stem == "simt" else "-O1"
             includes = [f"-I{SIMT}", f"-I{CSRC}"]
-            command = [emulated.compiler(), level, *flags, *includes, "-x", "c++", "-c", str(source), "-o", str(scratch)]
+            command = [
+                emulated.compiler(),
+                level,
+                *flags,
+                *includes,
+                "-x",
+                "c++",
+                "-c",
+                str(source),
+                "-o",
+                str(scratch),
+            ]
             subprocess.run(command, check=True)
             scratch.rename(target)
         return target
@@ -158,7 +173,7 @@ def from_bits(a: np.ndarray, precision: str) -> np.ndarray:
 
 
 def aligned(shape: tuple[int, ...], dtype: Any, fill: int = 0xFF, offset: int = 0) -> np.ndarray:
-    """Memory that starts `offset` bytes after a multiple of 256, full of 0xff (floats: NaN), with 4 KB more behind it."""
+    """Memory that starts `offset` bytes after a multiple of 256, full of 0xff (floats: NaN), 4 KB more behind it."""
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     buffer = np.full(size + 4096 + 512, fill, np.uint8)
     start = -buffer.ctypes.data % 256 + offset
@@ -236,12 +251,16 @@ class Case:
 
     def __post_init__(self) -> None:
         c = self.conv
-        data = oracle.conv_data(c, self.rng, self.n, exact=self.exact, bias=self.bias, residual=self.residual, limit=self.limit)
+        data = oracle.conv_data(
+            c, self.rng, self.n, exact=self.exact, bias=self.bias, residual=self.residual, limit=self.limit
+        )
         self.lib = library(*self.extra)
         self.x = placed(to_bits(data.x, self.precision), self.x_pitch, self.offset)
         self.w = np.ascontiguousarray(from_bits(to_bits(data.w, self.precision), self.precision), np.float32)
         self.b = data.bias
-        self.r = None if data.residual is None else placed(to_bits(data.residual, self.precision), self.y_pitch, self.offset)
+        self.r = (
+            None if data.residual is None else placed(to_bits(data.residual, self.precision), self.y_pitch, self.offset)
+        )
         self.s = np.exp2(self.rng.integers(-1, 2, c.k)).astype(np.float32) if self.scale else None
         residual = None if self.r is None else from_bits(self.r, self.precision)
         plain = oracle.conv(from_bits(self.x, self.precision), self.w, **c.geometry)
@@ -257,7 +276,7 @@ class Case:
         return refusal(row, self.problem, self.context)
 
     def run(self, row: str, call: Any = None, workspace: int = -1) -> np.ndarray:
-        """y in float64 through a row, or through `call(problem, args, context, workspace)` with the row's packed weights."""
+        """y in float64 by a row, or by `call(problem, args, context, workspace)` on the row's packed weights."""
         i, p, c = rows()[row], byref(self.problem), byref(self.context)
         assert not self.refusal(row), self.refusal(row)
         packed = aligned((self.lib.row_packed_bytes(i, p, c),), np.uint8)

@@ -1,5 +1,8 @@
-"""The tensor-core CUDA kernels on a CPU: every tile shape against the oracle, bit for bit, with copies, products and threads in
-any order that the machine allows; and the host's part: tensor maps, descriptors, choices, refusals (tests/simt)."""
+"""The tensor-core CUDA kernels on a CPU (tests/simt).
+
+Every tile shape against the oracle, bit for bit, with copies, products and threads in any order that the machine
+allows; and the host's part: tensor maps, descriptors, choices, refusals.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from ctypes import byref
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
+
+import oracle
 import simt_library as simt
 import tolerance
 from oracle import Conv
@@ -71,7 +75,7 @@ def variants() -> list[Any]:
     return found
 
 
-# --- every tile shape of every kernel ------------------------------------------------------------------------------------------------------
+# --- every tile shape of every kernel --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ("f16", "bf16", "tf32"))
@@ -123,7 +127,17 @@ def test_every_mma_tile_shape(precision: str, i: int, rng: np.random.Generator) 
     done = 0
     for j, timing in zip(rng.permutation(len(cases)), itertools.cycle(simt.TIMINGS)):
         conv, full, slices = cases[int(j)], done % 2 == 0, (1, 3, 2, 5)[done % 4]
-        case = Case(conv, precision, 2, residual=full, scale=full, act=RELU if full else ("none", 0.0, 0.0), timing=timing, seed=done, rng=rng)
+        case = Case(
+            conv,
+            precision,
+            2,
+            residual=full,
+            scale=full,
+            act=RELU if full else ("none", 0.0, 0.0),
+            timing=timing,
+            seed=done,
+            rng=rng,
+        )
         space = lib.mma_workspace(i, slices, byref(case.problem), byref(case.context))
 
         def call(p: Any, a: Any, c: Any, workspace: Any, slices: int = slices) -> int:
@@ -171,10 +185,13 @@ def test_any_order_gives_the_same_bits(timing: str) -> None:
             tolerance.assert_exact(other, runs[0], row)
 
 
-# --- the way out ---------------------------------------------------------------------------------------------------------------------------
+# --- the way out -----------------------------------------------------------------------------------------------------
 
 ACTS = (
-    *((name, 0.0, 0.0) for name in ("silu", "sigmoid", "hard_swish", "hard_sigmoid", "gelu", "gelu_tanh", "tanh", "exp")),
+    *(
+        (name, 0.0, 0.0)
+        for name in ("silu", "sigmoid", "hard_swish", "hard_sigmoid", "gelu", "gelu_tanh", "tanh", "exp")
+    ),
     ("relu6", 0.0, 6.0),
     ("clamp", -1.5, 2.5),
     ("elu", 0.7, 0.0),
@@ -186,7 +203,12 @@ ACTS = (
 @pytest.mark.parametrize("act", ACTS, ids=lambda a: a[0])
 def test_activations(act: tuple[str, float, float], rng: np.random.Generator) -> None:
     conv = Conv(1, 6, 7, 8, 72, 1, 2, 2)
-    for row, precision in (("conv_sm90_persistent", "tf32"), ("conv_sm90_persistent", "f16"), ("conv_sm90_cluster", "tf32"), ("conv_mma", "f32x3")):
+    for row, precision in (
+        ("conv_sm90_persistent", "tf32"),
+        ("conv_sm90_persistent", "f16"),
+        ("conv_sm90_cluster", "tf32"),
+        ("conv_mma", "f32x3"),
+    ):
         case = Case(conv, precision, 2, residual=True, scale=True, act=act, rng=rng, limit=1)
         bound = tolerance.activation_bound(act[0], case.before, 0.0, *act[1:])  # the sums are exact
         want = case.want
@@ -234,7 +256,7 @@ def test_a_batch_without_images(rng: np.random.Generator) -> None:
         assert Case(WIDE[1], "f16", 0, bias=False, rng=rng).run(row).shape[0] == 0
 
 
-# --- rounding ------------------------------------------------------------------------------------------------------------------------------
+# --- rounding --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("row", ("conv_mma", "conv_first"))
@@ -248,7 +270,9 @@ def test_three_tf32_products_are_close_to_float(row: str, rng: np.random.Generat
     tolerance.assert_within(case.run(row), case.want, bound, row)
     plain = Case(conv, "tf32", 2, exact=False, rng=np.random.default_rng(1))
     error = np.abs(plain.run(row) - plain.want)
-    assert (error > 3 * 2.0**-22 * np.abs(plain.want)).mean() > 0.5, "TF32 should be coarser, or this test shows nothing"
+    assert (error > 3 * 2.0**-22 * np.abs(plain.want)).mean() > 0.5, (
+        "TF32 should be coarser, or this test shows nothing"
+    )
 
 
 @pytest.mark.parametrize("row", (*KINDS, "conv_mma"))
@@ -260,12 +284,14 @@ def test_tf32_rounds_both_operands_to_nearest(row: str, rng: np.random.Generator
     bound = (2 * 2.0**-11 + 2.0**-22) * magnitude + 3 * tolerance.conv_bound(case.x, case.w, **conv.geometry)
     got = case.run(row)
     tolerance.assert_within(got, case.want, bound, row)
-    rounded = [(a.view(np.uint32) + 0x1000 & 0xFFFFE000).view(np.float32) for a in (np.ascontiguousarray(case.x), case.w)]
+    rounded = [
+        (a.view(np.uint32) + 0x1000 & 0xFFFFE000).view(np.float32) for a in (np.ascontiguousarray(case.x), case.w)
+    ]
     exact = oracle.conv(*rounded, **conv.geometry)
     tolerance.assert_within(got, exact, 3 * tolerance.conv_bound(*rounded, **conv.geometry), row)
 
 
-# --- layers of networks, as the rows choose ---------------------------------------------------------------------------------------------------
+# --- layers of networks, as the rows choose --------------------------------------------------------------------------
 
 LAYERS = {
     "resnet50.l1.conv2": Conv(1, 56, 56, 64, 64, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1)),
@@ -283,7 +309,7 @@ def test_layers_at_one_image(name: str) -> None:
             check(case, row)
 
 
-# --- what the host works out --------------------------------------------------------------------------------------------------------------
+# --- what the host works out -----------------------------------------------------------------------------------------
 
 
 def test_chunks_fill_a_tile_and_meet_no_bank_twice() -> None:
@@ -330,7 +356,7 @@ def test_im2col_map_walks_the_oracles_pixels(conv: Conv) -> None:
     assert simt.library().map_refuse(byref(spec)) is None
     c, w, h, images = spec.dim
     assert (c, w, h, images) == (conv.c, conv.w, conv.h, n)
-    assert list(spec.stride) == [s for s in case.x.strides[3:1:-1]] + [case.x.strides[0]]
+    assert list(spec.stride) == [case.x.strides[i] for i in (3, 2, 0)]
     index = np.pad(np.arange(1, n * h * w + 1).reshape(n, h, w), ((0, 0), *zip(conv.pad_lo[1:], conv.pad_hi[1:])))
     positions = [
         (i, y, x)
@@ -394,7 +420,8 @@ def test_a_view_that_is_no_list_of_pixels_is_refused() -> None:
     assert not case.refusal("conv_sm90_halo") and not case.refusal("conv_mma")
 
 
-# What the cost model picks for 64 images on 132 SMs: the shapes that were fastest, or within a few percent, when all were measured on an H100.
+# What the cost model picks for 64 images on 132 SMs: when all shapes were measured on an H100, these were the fastest
+# or within a few percent of it.
 CHOICES = {
     "alexnet.conv3": (Conv(1, 13, 13, 192, 384, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1)), 0, "256x128"),
     "vgg16.conv4_2": (Conv(1, 28, 28, 512, 512, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1)), 0, "128x256"),
@@ -409,7 +436,9 @@ CHOICES = {
 def test_choices(name: str) -> None:
     conv, kind, shape = CHOICES[name]
     lib, (problem, context) = simt.library(), simt.described(conv, "f16", 64)
-    costs = {row: simt.cost(row, problem, context) for row in (*KINDS, "conv_mma") if not simt.refusal(row, problem, context)}
+    costs = {
+        row: simt.cost(row, problem, context) for row in (*KINDS, "conv_mma") if not simt.refusal(row, problem, context)
+    }
     assert min(costs, key=lambda row: costs[row]) == KINDS[kind], costs
     split, us = ctypes.c_int(), ctypes.c_double()
     best = lib.choice(kind, byref(problem), byref(context), byref(split), byref(us))
@@ -424,15 +453,18 @@ def test_one_image_of_a_small_map_is_split() -> None:
     assert split.value > 1 and us.value < simt.cost("conv_sm90_persistent", problem, context)
 
 
-# --- the emulation itself -----------------------------------------------------------------------------------------------------------------
+# --- the emulation itself --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ("reads too early", "waits for nobody", "splits a warp", "takes the product too early", "nothing"))
+CARELESS = ("reads too early", "waits for nobody", "splits a warp", "takes the product too early", "nothing")
+
+
+@pytest.mark.parametrize("what", CARELESS)
 def test_the_emulation_notices(what: str, rng: np.random.Generator) -> None:
-    lib, names = simt.library(), ("reads too early", "waits for nobody", "splits a warp", "takes the product too early", "nothing")
+    lib = simt.library()
     x, out = simt.placed(oracle.integers(rng, (64, 64), dtype="float16")), simt.aligned((128,), np.float32)
     lib.simt_timing(simt.TIMINGS["lazy"], 1)
-    code = lib.run_careless(names.index(what), ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(out.ctypes.data))
+    code = lib.run_careless(CARELESS.index(what), ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(out.ctypes.data))
     rows = np.arange(128) // 32 * 16 + np.arange(128) % 32 // 4
     depth = x[:, :16].astype(np.float64)  # of one instruction
     want = (depth @ depth.T)[rows, np.arange(128) % 4 * 2]

@@ -45,7 +45,8 @@ __global__ void pack_filters(const float* weights, T* packed, FilterLayout f, in
   }
 }
 
-inline cudaError_t launch_pack_filters(const FilterLayout& f, Precision precision, const float* weights, void* packed, cudaStream_t stream) {
+inline cudaError_t launch_pack_filters(const FilterLayout& f, Precision precision, const float* weights, void* packed,
+                                       cudaStream_t stream) {
   const int64_t items = filter_elements(f);
   if (!items) return cudaSuccess;
   return with_element(precision, [&](auto zero) {

@@ -17,15 +17,15 @@
 namespace ck::cuda {
 
 struct FirstLayer {
-  int64_t n, h, w, c;           // the image
-  int64_t pad_h, pad_w;         // before it
-  int64_t channels, pitch;      // of a packed pixel; packed pixels of a row
-  int64_t rows;                 // of a packed image
-  int64_t depth;                // elements of a filter row
+  int64_t n, h, w, c;       // the image
+  int64_t pad_h, pad_w;     // before it
+  int64_t channels, pitch;  // of a packed pixel; packed pixels of a row
+  int64_t rows;             // of a packed image
+  int64_t depth;            // elements of a filter row
   int64_t row_bytes, planes;
-  int64_t slack_bytes;          // zeros behind the last image: what reads of the last rows run into
-  int64_t packed_bytes;         // images and slack
-  int64_t filters_at;           // bytes into the packed filters
+  int64_t slack_bytes;   // zeros behind the last image: what reads of the last rows run into
+  int64_t packed_bytes;  // images and slack
+  int64_t filters_at;    // bytes into the packed filters
 };
 
 inline int64_t first_depth(const ConvProblem& p, int64_t channels, int element_bytes) {
@@ -64,7 +64,8 @@ inline ConvProblem first_problem(const ConvProblem& p, const FirstLayer& f) {
   return o;
 }
 inline View first_view(const ConvProblem& p, const FirstLayer& f, void* packed, int element_bytes) {
-  return {packed, f.rows * f.row_bytes / element_bytes, f.rows * f.row_bytes / element_bytes, f.row_bytes / element_bytes, p.stride_w * f.channels};
+  return {packed, f.rows * f.row_bytes / element_bytes, f.rows * f.row_bytes / element_bytes, f.row_bytes / element_bytes,
+          p.stride_w * f.channels};
 }
 
 inline const char* refuse_first(const ConvProblem& p) {
@@ -100,14 +101,15 @@ __global__ void pack_image(View x, char* packed, FirstLayer f) {
       for (int c = 0; c < kChannels; ++c) out.v[i * kChannels + c] = c < 4 && inside && c < f.c ? pixel[c] : from_float<T>(0.f);
     }
     const int64_t plane = unit % f.planes;
-    *reinterpret_cast<Pack<T, 16 / static_cast<int>(sizeof(T))>*>(packed + row * f.row_bytes + (plane * (units / f.planes) + unit / f.planes) * 16) = out;
+    *reinterpret_cast<Pack<T, 16 / static_cast<int>(sizeof(T))>*>(packed + row * f.row_bytes +
+                                                                  (plane * (units / f.planes) + unit / f.planes) * 16) = out;
   }
 }
 
 // T R S C K -> K R depth.
 template <class T>
-__global__ void pack_first_filters(const float* weights, T* packed, int64_t r_count, int64_t s_count, int64_t c_count, int64_t k_count, int64_t channels,
-                                   int64_t depth, int tf32, int64_t items) {
+__global__ void pack_first_filters(const float* weights, T* packed, int64_t r_count, int64_t s_count, int64_t c_count, int64_t k_count,
+                                   int64_t channels, int64_t depth, int tf32, int64_t items) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < items; i += step) {
     const int64_t s = i % depth / channels, c = i % depth % channels, r = i / depth % r_count, k = i / depth / r_count;
@@ -121,20 +123,22 @@ inline cudaError_t launch_pack_image(const FirstLayer& f, Precision precision, c
   const dim3 grid(static_cast<unsigned>(f.n * f.rows + 1)), block(256);
   return with_element(precision, [&](auto zero) {
     using T = decltype(zero);
-    return f.channels == 4 ? launch<false>(pack_image<T, 4>, grid, block, 0, stream, x, static_cast<char*>(packed), f)
-                           : launch<false>(pack_image<T, 16 / sizeof(T) == 4 ? 4 : 8>, grid, block, 0, stream, x, static_cast<char*>(packed), f);
+    return f.channels == 4
+               ? launch<false>(pack_image<T, 4>, grid, block, 0, stream, x, static_cast<char*>(packed), f)
+               : launch<false>(pack_image < T, 16 / sizeof(T) == 4 ? 4 : 8 >, grid, block, 0, stream, x, static_cast<char*>(packed), f);
   });
 }
 
-inline cudaError_t launch_pack_first_filters(const ConvProblem& p, Precision precision, const float* weights, void* packed, cudaStream_t stream) {
+inline cudaError_t launch_pack_first_filters(const ConvProblem& p, Precision precision, const float* weights, void* packed,
+                                             cudaStream_t stream) {
   const int e = element_bytes(precision);
   char* to = static_cast<char*>(packed);
   for (int64_t channels = 4; channels <= (e == 4 ? 4 : 8); channels += 4) {
     const int64_t depth = first_depth(p, channels, e), items = p.k * p.r * depth;
     const cudaError_t error = with_element(precision, [&](auto zero) {
       using T = decltype(zero);
-      return launch<false>(pack_first_filters<T>, dim3(blocks_for(items, 256)), dim3(256), 0, stream, weights, reinterpret_cast<T*>(to), p.r, p.s, p.c, p.k,
-                           channels, depth, precision == Precision::kTF32 ? 1 : 0, items);
+      return launch<false>(pack_first_filters<T>, dim3(blocks_for(items, 256)), dim3(256), 0, stream, weights, reinterpret_cast<T*>(to),
+                           p.r, p.s, p.c, p.k, channels, depth, precision == Precision::kTF32 ? 1 : 0, items);
     });
     if (error != cudaSuccess) return error;
     to += items * e;

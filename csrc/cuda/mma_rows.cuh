@@ -35,7 +35,8 @@ struct MmaChoice {
 MmaChoice choose_mma(const ConvProblem& p, const Context& ctx, int vector);
 int64_t mma_workspace_bytes(const ConvProblem& p, const Context& ctx, const MmaChoice& choice);
 // The filters are packed as filter_layout(p, mma_merge(p), ..) says.
-cudaError_t launch_mma(const ConvProblem& p, const ConvArgs& a, const Context& ctx, const MmaChoice& choice, void* workspace, cudaStream_t stream);
+cudaError_t launch_mma(const ConvProblem& p, const ConvArgs& a, const Context& ctx, const MmaChoice& choice, void* workspace,
+                       cudaStream_t stream);
 int64_t mma_merge(const ConvProblem& p);
 
 template <class C>

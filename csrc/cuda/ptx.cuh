@@ -66,7 +66,9 @@ CK_DEV void copy_async_wait() {
 CK_DEV void store_shared(uint32_t dst, uint4 v) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(dst), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
-CK_DEV void store_shared(uint32_t dst, float2 v) { asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(dst), "f"(v.x), "f"(v.y) : "memory"); }
+CK_DEV void store_shared(uint32_t dst, float2 v) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(dst), "f"(v.x), "f"(v.y) : "memory");
+}
 CK_DEV void store_shared(uint32_t dst, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(dst), "f"(v) : "memory"); }
 CK_DEV float load_shared(uint32_t src) {
   float v;

@@ -17,9 +17,7 @@ namespace ck::cuda {
 // --- mbarrier --------------------------------------------------------------------------------------------------------------------------
 
 CK_DEV void barrier_init(uint32_t bar, uint32_t count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count)); }
-CK_DEV void barrier_arrive(uint32_t bar) {
-  asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
+CK_DEV void barrier_arrive(uint32_t bar) { asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory"); }
 CK_DEV void barrier_arrive_expect(uint32_t bar, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
@@ -58,9 +56,10 @@ CK_DEV void tma_load_2d(uint32_t dst, const CUtensorMap* m, uint32_t bar, int x,
                : "memory");
 }
 CK_DEV void tma_load_3d(uint32_t dst, const CUtensorMap* m, uint32_t bar, int x, int y, int z) {
-  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(dst),
-               "l"(m), "r"(bar), "r"(x), "r"(y), "r"(z)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(dst), "l"(m),
+      "r"(bar), "r"(x), "r"(y), "r"(z)
+      : "memory");
 }
 CK_DEV void tma_load_4d(uint32_t dst, const CUtensorMap* m, uint32_t bar, int x, int y, int z, int w) {
   asm volatile(
@@ -69,11 +68,12 @@ CK_DEV void tma_load_4d(uint32_t dst, const CUtensorMap* m, uint32_t bar, int x,
       : "memory");
 }
 CK_DEV void tma_store_2d(const CUtensorMap* m, uint32_t src, int x, int y) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(m), "r"(src), "r"(x), "r"(y) : "memory");
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(m), "r"(src), "r"(x), "r"(y)
+               : "memory");
 }
 CK_DEV void tma_store_4d(const CUtensorMap* m, uint32_t src, int x, int y, int z, int w) {
-  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(m), "r"(src), "r"(x), "r"(y),
-               "r"(z), "r"(w)
+  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(m), "r"(src), "r"(x),
+               "r"(y), "r"(z), "r"(w)
                : "memory");
 }
 // Plain bytes; addresses and count are multiples of 16.
@@ -91,7 +91,8 @@ CK_DEV void tma_store_wait_read() {
 
 // Four 8x8 blocks of 16-bit elements, as ldmatrix_x4 reads them.
 CK_DEV void stmatrix_x4(uint32_t addr, const uint32_t (&v)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(addr), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(addr), "r"(v[0]), "r"(v[1]), "r"(v[2]),
+               "r"(v[3])
                : "memory");
 }
 
@@ -136,22 +137,27 @@ CK_DEV void wgmma_wait() {
 }
 
 #define CK_R32_0 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define CK_R32_1 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define CK_R32_2 "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
-#define CK_R32_3 \
-  "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
-#define CK_F8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define CK_R32_1 \
+  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define CK_R32_2 \
+  "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+#define CK_R32_3                                                                                                                         \
+  "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%" \
+  "123,%124,%125,%126,%127"
+#define CK_F8(d, i) \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define CK_F32(d, i) CK_F8(d, i), CK_F8(d, i + 8), CK_F8(d, i + 16), CK_F8(d, i + 24)
-#define CK_WGMMA(SHAPE, TYPE, TRANSPOSE, REGS, A, B, P, ...)                                                                          \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\n"                                                                        \
+#define CK_WGMMA(SHAPE, TYPE, TRANSPOSE, REGS, A, B, P, ...)                                                                       \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P                                                                               \
+               ", 0;\n"                                                                                                            \
                "wgmma.mma_async.sync.aligned." SHAPE ".f32." TYPE "." TYPE " {" REGS "}, " A ", " B ", p, 1, 1" TRANSPOSE ";\n}\n" \
-               : __VA_ARGS__                                                                                                         \
+               : __VA_ARGS__                                                                                                       \
                : "l"(a), "l"(b), "r"(accumulate))
 #define CK_WGMMA_64(SHAPE, TYPE, TR) CK_WGMMA(SHAPE, TYPE, TR, CK_R32_0, "%32", "%33", "%34", CK_F32(d, 0))
 #define CK_WGMMA_128(SHAPE, TYPE, TR) CK_WGMMA(SHAPE, TYPE, TR, CK_R32_0 "," CK_R32_1, "%64", "%65", "%66", CK_F32(d, 0), CK_F32(d, 32))
-#define CK_WGMMA_256(SHAPE, TYPE, TR)                                                                                                   \
-  CK_WGMMA(SHAPE, TYPE, TR, CK_R32_0 "," CK_R32_1 "," CK_R32_2 "," CK_R32_3, "%128", "%129", "%130", CK_F32(d, 0), CK_F32(d, 32), CK_F32(d, 64), \
-           CK_F32(d, 96))
+#define CK_WGMMA_256(SHAPE, TYPE, TR)                                                                                             \
+  CK_WGMMA(SHAPE, TYPE, TR, CK_R32_0 "," CK_R32_1 "," CK_R32_2 "," CK_R32_3, "%128", "%129", "%130", CK_F32(d, 0), CK_F32(d, 32), \
+           CK_F32(d, 64), CK_F32(d, 96))
 
 // d (64 x kN, float) = a (64 rows x 32 bytes) * b^T (kN rows x 32 bytes), plus d when `accumulate`. T: Half, Bfloat, or float for TF32, which ignores
 // the low 13 bits. Lane t of warp w of the warpgroup has d[4j + i]: row 16w + t/4 + 8*(i/2), column 8j + 2*(t%4) + i%2.

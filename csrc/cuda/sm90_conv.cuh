@@ -60,8 +60,8 @@ struct DepthCursor {
 
 // One stage: kDepth channels of one tap, of the tile's pixels and of its filters.
 template <int kDepth>
-CK_DEV void load_stage(const Sm90Args& g, const CUtensorMap* map_x, const CUtensorMap* map_w, uint32_t shared_a, uint32_t shared_b, uint32_t full,
-                       const DepthCursor& d, const PixelOrigin& o, int m0, int n0) {
+CK_DEV void load_stage(const Sm90Args& g, const CUtensorMap* map_x, const CUtensorMap* map_w, uint32_t shared_a, uint32_t shared_b,
+                       uint32_t full, const DepthCursor& d, const PixelOrigin& o, int m0, int n0) {
   if (g.pointwise) tma_load_2d(shared_a, map_x, full, d.c_block * kDepth, m0);
   else
     tma_load_im2col(shared_a, map_x, full, d.c_block * kDepth, o.w, o.h, o.n, static_cast<uint16_t>(d.s * g.dil_w),

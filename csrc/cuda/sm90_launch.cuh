@@ -32,7 +32,8 @@ inline cudaError_t encode(const MapSpec& m, CUtensorMap* map) {
   static PFN_cuTensorMapEncodeIm2col_v12000 im2col = nullptr;
   if (!im2col) {
     cudaDriverEntryPointQueryResult status;
-    cudaError_t e = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", reinterpret_cast<void**>(&tiled), 12000, cudaEnableDefault, &status);
+    cudaError_t e =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", reinterpret_cast<void**>(&tiled), 12000, cudaEnableDefault, &status);
     if (e == cudaSuccess)
       e = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeIm2col", reinterpret_cast<void**>(&im2col), 12000, cudaEnableDefault, &status);
     if (e != cudaSuccess) return e;
@@ -49,12 +50,12 @@ inline cudaError_t encode(const MapSpec& m, CUtensorMap* map) {
   CUresult result;
   if (m.im2col) {
     const cuuint32_t step[4] = {1, m.step[0], m.step[1], 1};
-    result = im2col(map, type, 4, const_cast<void*>(m.base), dim, stride, m.lower, m.upper, m.box[0], m.box[1], step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                    swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    result = im2col(map, type, 4, const_cast<void*>(m.base), dim, stride, m.lower, m.upper, m.box[0], m.box[1], step,
+                    CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   } else {
     const cuuint32_t step[4] = {1, 1, 1, 1}, box[4] = {m.box[0], m.box[1], m.box[2], m.box[3]};
-    result = tiled(map, type, static_cast<cuuint32_t>(m.rank), const_cast<void*>(m.base), dim, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    result = tiled(map, type, static_cast<cuuint32_t>(m.rank), const_cast<void*>(m.base), dim, stride, box, step,
+                   CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   }
   if (result != CUDA_SUCCESS) return cudaErrorInvalidValue;
   if (known.size() >= 8192) known.clear();  // addresses of buffers long gone

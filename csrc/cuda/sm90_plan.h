@@ -25,8 +25,8 @@ struct MapSpec {
   int32_t rank;
   uint64_t dim[4];
   uint64_t stride[3];
-  uint32_t box[4];  // tiled maps; im2col: {channels, pixels}
-  int32_t im2col;   // 1: rank 4 (C W H N), corners and steps below
+  uint32_t box[4];             // tiled maps; im2col: {channels, pixels}
+  int32_t im2col;              // 1: rank 4 (C W H N), corners and steps below
   int32_t lower[2], upper[2];  // W first: pixel origins lie in [lower, dim - 1 + upper]
   uint32_t step[2];            // W first: from one origin to the next
 
@@ -57,14 +57,14 @@ inline const char* refuse_map(const MapSpec& m) {
 
 // The kernels' argument: sizes, computed once.
 struct Sm90Args {
-  int m, k;           // GEMM rows (N*P*Q) and columns (filters)
-  int p, q;           // output height and width
-  int taps, s;        // R*S and S
-  int k_blocks;       // taps * ceil(C / depth of a block)
+  int m, k;      // GEMM rows (N*P*Q) and columns (filters)
+  int p, q;      // output height and width
+  int taps, s;   // R*S and S
+  int k_blocks;  // taps * ceil(C / depth of a block)
   int stride_h, stride_w, pad_h, pad_w, dil_h, dil_w;
-  int pointwise;           // 1: x is the matrix [m, C], loaded by a plain 2-D map
-  int tiles_n, tiles;      // output tiles: columns, total (columns vary fastest: they share the pixels in L2)
-  int blocks_h, blocks_w;  // halo: 8x8 output blocks of an image
+  int pointwise;                          // 1: x is the matrix [m, C], loaded by a plain 2-D map
+  int tiles_n, tiles;                     // output tiles: columns, total (columns vary fastest: they share the pixels in L2)
+  int blocks_h, blocks_w;                 // halo: 8x8 output blocks of an image
   int patch_w, patch_pitch, patch_bytes;  // halo: width of a block's input patch in pixels; its bytes, and those rounded up to 1024
   int split;                              // cluster: blocks that share a tile
   int residual;                           // 1: there is one
@@ -101,7 +101,9 @@ inline int64_t halo_patch_pitch(const ConvProblem& c) {
   return round_up((8 + (c.r - 1) * c.dil_h) * (8 + (c.s - 1) * c.dil_w) * 128, 1024);
 }
 // Dynamic shared memory; the halo kernel's two patches per block of pixels come on top of the variant's.
-inline int64_t halo_shared(const Sm90Variant& v, const ConvProblem& c) { return v.shared_bytes + 2 * (v.tile_m / 64) * halo_patch_pitch(c); }
+inline int64_t halo_shared(const Sm90Variant& v, const ConvProblem& c) {
+  return v.shared_bytes + 2 * (v.tile_m / 64) * halo_patch_pitch(c);
+}
 
 inline Sm90Args sm90_args(const ConvProblem& c, int64_t images, int element_bytes, const Sm90Variant& v, bool halo) {
   Sm90Args g{};
@@ -190,7 +192,8 @@ inline double traffic_us(const ConvProblem& c, int64_t images, int element_bytes
 
 // Microseconds of one variant. `parallel` = tiles that run at once: SMs, or clusters of `split`. Waves of tiles cost the same whether full or not,
 // which is what decides most choices; a memory-bound layer costs its traffic whatever the tile, and then the least work wins.
-inline double variant_us(const Sm90Variant& v, const ConvProblem& c, int64_t images, int element_bytes, bool halo, int64_t parallel, int split) {
+inline double variant_us(const Sm90Variant& v, const ConvProblem& c, int64_t images, int element_bytes, bool halo, int64_t parallel,
+                         int split) {
   const double rows = halo ? double(images) * double(div_up(c.p, 8) * div_up(c.q, 8)) * 64 : double(images) * double(c.p * c.q);
   const double tiles = std::ceil(rows / v.tile_m) * double(div_up(c.k, v.tile_n));
   const int64_t depth = v.row_bytes / element_bytes;

@@ -5,10 +5,10 @@
 #include "cuda/sm90_plan.h"
 
 // Passes an error on to the caller.
-#define CK_TRY(call)                               \
-  do {                                             \
-    const cudaError_t error = (call);              \
-    if (error != cudaSuccess) return error;        \
+#define CK_TRY(call)                        \
+  do {                                      \
+    const cudaError_t error = (call);       \
+    if (error != cudaSuccess) return error; \
   } while (0)
 
 namespace ck::cuda {
@@ -27,7 +27,7 @@ inline void set_epilogue(Sm90Args& g, const ConvProblem& p, const ConvArgs& a) {
 }
 
 // conv_sm90_common.cu
-const char* refuse_device(const Context& ctx);                                // anything but 9.0, and products that it has no tensor cores for
+const char* refuse_device(const Context& ctx);  // anything but 9.0, and products that it has no tensor cores for
 const char* refuse_sm90(const ConvProblem& p, const Context& ctx, bool im2col);  // null: the problem's sizes are fine, too
 int64_t packed_krsc_bytes(const ConvProblem& p, const Context& ctx);
 cudaError_t pack_krsc(const ConvProblem& p, const Context& ctx, const float* weights, void* packed, cudaStream_t stream);
@@ -45,6 +45,7 @@ Sm90Choice choose_halo(const ConvProblem& p, const Context& ctx);
 Sm90Choice choose_cluster(const ConvProblem& p, const Context& ctx);
 cudaError_t launch_persistent(const ConvProblem& p, const ConvArgs& a, const Context& ctx, const Sm90Variant& v, cudaStream_t stream);
 cudaError_t launch_halo(const ConvProblem& p, const ConvArgs& a, const Context& ctx, const Sm90Variant& v, cudaStream_t stream);
-cudaError_t launch_cluster(const ConvProblem& p, const ConvArgs& a, const Context& ctx, const Sm90Variant& v, int split, cudaStream_t stream);
+cudaError_t launch_cluster(const ConvProblem& p, const ConvArgs& a, const Context& ctx, const Sm90Variant& v, int split,
+                           cudaStream_t stream);
 
 }  // namespace ck::cuda

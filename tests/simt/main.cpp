@@ -11,7 +11,8 @@ extern const ConvKernel conv_sm90_persistent, conv_sm90_halo, conv_sm90_cluster,
 }
 
 namespace {
-const ck::cuda::ConvKernel* const kRows[] = {&conv_sm90_persistent, &conv_sm90_halo, &conv_sm90_cluster, &conv_mma, &conv_sm90_first, &conv_first};
+const ck::cuda::ConvKernel* const kRows[] = {&conv_sm90_persistent, &conv_sm90_halo, &conv_sm90_cluster, &conv_mma,
+                                             &conv_sm90_first,      &conv_first};
 }
 
 extern "C" {
@@ -21,7 +22,9 @@ const char* row_refuse(int i, const ConvProblem* p, const Context* c) { return k
 double row_cost(int i, const ConvProblem* p, const Context* c) { return kRows[i]->cost(*p, *c); }
 int64_t row_workspace_bytes(int i, const ConvProblem* p, const Context* c) { return kRows[i]->workspace_bytes(*p, *c); }
 int64_t row_packed_bytes(int i, const ConvProblem* p, const Context* c) { return kRows[i]->packed_bytes(*p, *c); }
-int row_pack(int i, const ConvProblem* p, const Context* c, const float* weights, void* packed) { return kRows[i]->pack(*p, *c, weights, packed, nullptr); }
+int row_pack(int i, const ConvProblem* p, const Context* c, const float* weights, void* packed) {
+  return kRows[i]->pack(*p, *c, weights, packed, nullptr);
+}
 int row_run(int i, const ConvProblem* p, const ck::cuda::ConvArgs* a, const Context* c, void* workspace) {
   return kRows[i]->run(*p, *a, *c, workspace, nullptr);
 }
@@ -34,7 +37,9 @@ int variant_any_act(int kind, int i) { return variants(kind).first[i].any_act; }
 int variant_run(int kind, int i, int split, const ConvProblem* p, const ck::cuda::ConvArgs* a, const Context* c) {
   const Sm90Variant& v = variants(kind).first[i];
   if (kind == 1 && halo_shared(v, *p) > kSm90Shared) return -1;
-  return kind == 0 ? launch_persistent(*p, *a, *c, v, nullptr) : kind == 1 ? launch_halo(*p, *a, *c, v, nullptr) : launch_cluster(*p, *a, *c, v, split, nullptr);
+  return kind == 0   ? launch_persistent(*p, *a, *c, v, nullptr)
+         : kind == 1 ? launch_halo(*p, *a, *c, v, nullptr)
+                     : launch_cluster(*p, *a, *c, v, split, nullptr);
 }
 int choice(int kind, const ConvProblem* p, const Context* c, int* split, double* us) {
   const Sm90Choice best = kind == 0 ? choose_persistent(*p, *c) : kind == 1 ? choose_halo(*p, *c) : choose_cluster(*p, *c);
@@ -57,7 +62,9 @@ int64_t merge(const ConvProblem* p) { return mma_merge(*p); }
 int chunk_place(int row, int chunk) { return static_cast<int>(swizzled_chunk(row, chunk)); }
 uint32_t divide(uint32_t n, int64_t d, uint32_t* rest) { return Divider<uint32_t>(d).divmod(n, *rest); }
 uint64_t descriptor(int row_bytes, uint32_t address, uint32_t step, uint32_t group) {
-  return row_bytes == 128 ? swizzled_descriptor<128>(address, group) : row_bytes == 64 ? swizzled_descriptor<64>(address, group) : plain_descriptor(address, step, group);
+  return row_bytes == 128  ? swizzled_descriptor<128>(address, group)
+         : row_bytes == 64 ? swizzled_descriptor<64>(address, group)
+                           : plain_descriptor(address, step, group);
 }
 void im2col(const ConvProblem* p, int64_t images, const View* x, int type, int row_bytes, int pixels, MapSpec* out) {
   *out = im2col_map(static_cast<MapSpec::Type>(type), *p, images, *x, row_bytes, pixels);
@@ -90,5 +97,6 @@ __global__ void careless(const __grid_constant__ CUtensorMap map, float* out, in
 extern "C" int run_careless(int what, const void* x, float* out) {
   const View v{const_cast<void*>(x), 0, 0, 0, 64};
   Device device{};
-  return launch_sm90(reinterpret_cast<const void*>(&careless), {1, 128, 16384 + 8, 1}, device, nullptr, matrix_map(MapSpec::kHalf, v, 64, 64, 64, 64), out, what);
+  return launch_sm90(reinterpret_cast<const void*>(&careless), {1, 128, 16384 + 8, 1}, device, nullptr,
+                     matrix_map(MapSpec::kHalf, v, 64, 64, 64, 64), out, what);
 }

@@ -67,9 +67,9 @@ struct Fiber {
   void* state = nullptr;
   jmp_buf resume;
   ucontext_t context;
-  std::vector<Copy> copies;                                 // not committed
-  std::deque<std::vector<Copy>> copy_groups;                // oldest first
-  std::vector<std::function<void()>> stores;                // TMA stores, not committed
+  std::vector<Copy> copies;                   // not committed
+  std::deque<std::vector<Copy>> copy_groups;  // oldest first
+  std::vector<std::function<void()>> stores;  // TMA stores, not committed
   std::deque<std::vector<std::function<void()>>> store_groups;
   unsigned cluster_phase = 0;
 };
@@ -141,7 +141,9 @@ void run_cluster() {
     if (timing == kRandom)  // whole warps in random order; what happens within one is in lockstep enough
       for (size_t w = order.size() / 32; w > 1; --w) {
         const size_t other = random_number() % w;
-        if (other != w - 1) std::swap_ranges(order.begin() + static_cast<long>(32 * other), order.begin() + static_cast<long>(32 * other + 32), order.begin() + static_cast<long>(32 * (w - 1)));
+        if (other != w - 1)
+          std::swap_ranges(order.begin() + static_cast<long>(32 * other), order.begin() + static_cast<long>(32 * other + 32),
+                           order.begin() + static_cast<long>(32 * (w - 1)));
       }
     bool progress = false;
     for (const size_t i : order) {
@@ -186,7 +188,8 @@ void fail(const char* format, ...) {
   va_start(args, format);
   vsnprintf(text, sizeof text, format, args);
   va_end(args);
-  if (error.empty()) error = std::string(text) + " (block " + std::to_string(current->block->index) + ", thread " + std::to_string(current->thread) + ")";
+  if (error.empty())
+    error = std::string(text) + " (block " + std::to_string(current->block->index) + ", thread " + std::to_string(current->thread) + ")";
   _longjmp(scheduler, 1);
 }
 
@@ -207,7 +210,8 @@ void collect(const char* what, void* mine, void (*f)(void* const*)) {
 uint8_t* shared_base() { return current->block->memory.data() + kBase; }
 uint32_t shared_offset(const void* p) { return static_cast<uint32_t>(static_cast<const uint8_t*>(p) - current->block->memory.data()); }
 static uint8_t* shared_of(Block& b, uint32_t address, int bytes) {
-  if (address < kBase || address + static_cast<uint32_t>(bytes) > b.memory.size()) fail("shared memory at %u, %d bytes, of %zu", address, bytes, b.memory.size());
+  if (address < kBase || address + static_cast<uint32_t>(bytes) > b.memory.size())
+    fail("shared memory at %u, %d bytes, of %zu", address, bytes, b.memory.size());
   return b.memory.data() + address;
 }
 uint8_t* shared(uint32_t address, int bytes) { return shared_of(*current->block, address, bytes); }
@@ -228,7 +232,9 @@ static Barrier& barrier_at(Block& block, uint32_t bar) {
   if (bar % 8) fail("a barrier at %u", bar);
   return *reinterpret_cast<Barrier*>(shared_of(block, bar, 8));
 }
-void barrier_init(uint32_t bar, uint32_t count) { barrier_at(*current->block, bar) = {0, static_cast<uint16_t>(count), static_cast<uint16_t>(count << 1)}; }
+void barrier_init(uint32_t bar, uint32_t count) {
+  barrier_at(*current->block, bar) = {0, static_cast<uint16_t>(count), static_cast<uint16_t>(count << 1)};
+}
 void barrier_arrive(uint32_t bar, uint32_t bytes) {
   Barrier& b = barrier_at(*current->block, bar);
   if (!b.missing) fail("an arrival too many at the barrier at %u", bar);
@@ -291,7 +297,8 @@ static void walk(const CUtensorMap& m, uint32_t at, const int (&c)[4], int dw, i
   uint32_t row = 0;
   auto one_row = [&](int64_t i1, int64_t i2, int64_t i3) {
     for (uint32_t i = 0; i < m.box[0]; ++i)
-      f(address(c[0] + static_cast<int>(i), i1, i2, i3), swizzle(at + row * static_cast<uint32_t>(span) + i * static_cast<uint32_t>(e), span), e);
+      f(address(c[0] + static_cast<int>(i), i1, i2, i3),
+        swizzle(at + row * static_cast<uint32_t>(span) + i * static_cast<uint32_t>(e), span), e);
     ++row;
   };
   if (!m.im2col) {
@@ -387,30 +394,41 @@ static float value(Type type, const uint8_t* p) {
 }
 
 void ldmatrix(uint32_t address, uint32_t* v) {
-  struct Lane { uint32_t address, *v; } mine{address, v};
+  struct Lane {
+    uint32_t address, *v;
+  } mine{address, v};
   collect("ldmatrix", &mine, [](void* const* lanes) {
     for (int i = 0; i < 4; ++i)
       for (int row = 0; row < 8; ++row) {
         const uint32_t from = static_cast<Lane*>(lanes[8 * i + row])->address;
         if (from % 16) fail("ldmatrix at %u", from);
-        for (int j = 0; j < 4; ++j) std::memcpy(&static_cast<Lane*>(lanes[4 * row + j])->v[i], shared(from + 4 * static_cast<uint32_t>(j), 4), 4);
+        for (int j = 0; j < 4; ++j)
+          std::memcpy(&static_cast<Lane*>(lanes[4 * row + j])->v[i], shared(from + 4 * static_cast<uint32_t>(j), 4), 4);
       }
   });
 }
 void stmatrix(uint32_t address, const uint32_t* v) {
-  struct Lane { uint32_t address; const uint32_t* v; } mine{address, v};
+  struct Lane {
+    uint32_t address;
+    const uint32_t* v;
+  } mine{address, v};
   collect("stmatrix", &mine, [](void* const* lanes) {
     for (int i = 0; i < 4; ++i)
       for (int row = 0; row < 8; ++row) {
         const uint32_t to = static_cast<Lane*>(lanes[8 * i + row])->address;
         if (to % 16) fail("stmatrix at %u", to);
-        for (int j = 0; j < 4; ++j) std::memcpy(shared(to + 4 * static_cast<uint32_t>(j), 4), &static_cast<Lane*>(lanes[4 * row + j])->v[i], 4);
+        for (int j = 0; j < 4; ++j)
+          std::memcpy(shared(to + 4 * static_cast<uint32_t>(j), 4), &static_cast<Lane*>(lanes[4 * row + j])->v[i], 4);
       }
   });
 }
 
 void mma(Type type, float* d, const uint32_t* a, const uint32_t* b) {
-  struct Lane { Type type; float* d; const uint32_t *a, *b; } mine{type, d, a, b};
+  struct Lane {
+    Type type;
+    float* d;
+    const uint32_t *a, *b;
+  } mine{type, d, a, b};
   collect("mma", &mine, [](void* const* lanes) {
     const Type type = static_cast<Lane*>(lanes[0])->type;
     const int e = type == kTf32 ? 4 : 2, depth = 32 / e;
@@ -418,7 +436,8 @@ void mma(Type type, float* d, const uint32_t* a, const uint32_t* b) {
     for (int k = 0; k < depth; ++k) {
       const int byte = k * e, word = byte % 16 / 4, part = byte % 4;
       for (int row = 0; row < 16; ++row)
-        x[row][k] = value(type, reinterpret_cast<const uint8_t*>(&static_cast<Lane*>(lanes[row % 8 * 4 + word])->a[row / 8 + byte / 16 * 2]) + part);
+        x[row][k] = value(
+            type, reinterpret_cast<const uint8_t*>(&static_cast<Lane*>(lanes[row % 8 * 4 + word])->a[row / 8 + byte / 16 * 2]) + part);
       for (int column = 0; column < 8; ++column)
         y[k][column] = value(type, reinterpret_cast<const uint8_t*>(&static_cast<Lane*>(lanes[column * 4 + word])->b[byte / 16]) + part);
     }
@@ -426,7 +445,8 @@ void mma(Type type, float* d, const uint32_t* a, const uint32_t* b) {
       float sum[8] = {};
       for (int k = 0; k < depth; ++k)
         for (int column = 0; column < 8; ++column) sum[column] += x[row][k] * y[k][column];
-      for (int column = 0; column < 8; ++column) static_cast<Lane*>(lanes[row % 8 * 4 + column / 2])->d[row / 8 * 2 + column % 2] += sum[column];
+      for (int column = 0; column < 8; ++column)
+        static_cast<Lane*>(lanes[row % 8 * 4 + column / 2])->d[row / 8 * 2 + column % 2] += sum[column];
     }
   });
 }
@@ -497,7 +517,8 @@ cudaError_t run(dim3 grid, dim3 block, int64_t bytes, int cluster, void (*body)(
   error.clear();
   kernel_body = body, kernel_state = state;
   gridDim = grid, blockDim = block;
-  if (bytes > ck::cuda::kSm90Shared || block.x > 1024 || block.y * block.z != 1 || grid.x % static_cast<unsigned>(cluster) || grid.y > 65535 || grid.z > 65535)
+  if (bytes > ck::cuda::kSm90Shared || block.x > 1024 || block.y * block.z != 1 || grid.x % static_cast<unsigned>(cluster) ||
+      grid.y > 65535 || grid.z > 65535)
     return cudaErrorInvalidValue;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)

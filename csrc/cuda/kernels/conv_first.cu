@@ -19,7 +19,8 @@ const char* refuse(const ConvProblem& p, const Context& ctx) {
   if (const char* reason = refuse_first(p)) return reason;
   if (ctx.precision == Precision::kF32) return "tensor cores have no float products";
   if (ctx.device->capability < 75) return "needs compute capability 7.5";
-  if (ctx.device->capability < 80 && ctx.precision != Precision::kF16) return "before compute capability 8.0 tensor cores have half precision only";
+  if (ctx.device->capability < 80 && ctx.precision != Precision::kF16)
+    return "before compute capability 8.0 tensor cores have half precision only";
   const FirstLayer f = layer(p, ctx);
   if (f.packed_bytes > (int64_t{1} << 29)) return "the packed image takes more than half a GiB";
   if (p.p * p.q >= (int64_t{1} << 30) || ctx.images * f.rows >= (int64_t{1} << 31)) return "images of 2^30 pixels";
@@ -42,7 +43,8 @@ cudaError_t run(const ConvProblem& p, const ConvArgs& a, const Context& ctx, voi
   ConvArgs b = a;
   b.x = first_view(p, f, workspace, element_bytes(ctx.precision));
   b.weights = static_cast<const char*>(a.weights) + f.filters_at;
-  return launch_mma(first_problem(p, f), b, ctx, choose(p, ctx), static_cast<char*>(workspace) + ceil_div(f.packed_bytes, 256) * 256, stream);
+  return launch_mma(first_problem(p, f), b, ctx, choose(p, ctx), static_cast<char*>(workspace) + ceil_div(f.packed_bytes, 256) * 256,
+                    stream);
 }
 int64_t packed_bytes(const ConvProblem& p, const Context& ctx) { return first_filter_bytes(p, element_bytes(ctx.precision)); }
 cudaError_t pack(const ConvProblem& p, const Context& ctx, const float* weights, void* packed, cudaStream_t stream) {

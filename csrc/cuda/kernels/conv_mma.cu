@@ -17,7 +17,9 @@ constexpr int64_t kMostPixels = int64_t{1} << 30;  // of one launch: index arith
 
 // The speed of an SM's tensor cores and of memory, relative to an H100's. Rough: they rank this row among the others.
 double sm_speed(const Device& d) { return d.capability >= 90 ? 1 : d.capability == 80 ? 0.75 : d.capability > 80 ? 0.4 : 0.3; }
-double bytes_per_us(const Device& d) { return d.capability >= 90 ? 2.75e6 : d.capability == 80 ? 1.4e6 : d.capability > 80 ? 0.7e6 : 0.28e6; }
+double bytes_per_us(const Device& d) {
+  return d.capability >= 90 ? 2.75e6 : d.capability == 80 ? 1.4e6 : d.capability > 80 ? 0.7e6 : 0.28e6;
+}
 
 int64_t images_at_once(const ConvProblem& p, int64_t images) {
   const int64_t pixels = p.p * p.q, most = pixels < kMostPixels ? kMostPixels / pixels : 1;
@@ -79,10 +81,12 @@ MmaChoice choose_mma(const ConvProblem& p, const Context& ctx, int vector) {
 int64_t mma_workspace_bytes(const ConvProblem& p, const Context& ctx, const MmaChoice& choice) {
   if (choice.slices < 2) return 0;
   const int64_t merge = mma_merge(p);
-  return images_at_once(p, ctx.images) * p.p * p.q * (p.groups / merge) * partial_pitch(static_cast<int>(p.k / p.groups * merge)) * choice.slices * 4;
+  return images_at_once(p, ctx.images) * p.p * p.q * (p.groups / merge) * partial_pitch(static_cast<int>(p.k / p.groups * merge)) *
+         choice.slices * 4;
 }
 
-cudaError_t launch_mma(const ConvProblem& p, const ConvArgs& a, const Context& ctx, const MmaChoice& choice, void* workspace, cudaStream_t stream) {
+cudaError_t launch_mma(const ConvProblem& p, const ConvArgs& a, const Context& ctx, const MmaChoice& choice, void* workspace,
+                       cudaStream_t stream) {
   if (!ctx.images) return cudaSuccess;
   const MmaVariant& v = *choice.variant;
   const int e = element_bytes(ctx.precision);
@@ -94,7 +98,8 @@ cudaError_t launch_mma(const ConvProblem& p, const ConvArgs& a, const Context& c
   const int64_t across = (p.s - 1) * p.dil_w * g.x_pixel, down = (p.r - 1) * p.dil_h * g.x_row;
   g.next_s = p.dil_w * g.x_pixel, g.next_r = p.dil_h * g.x_row - across, g.next_c = 64 - down - across;
   g.w_next_tap = f.pitch * e, g.w_next_c = 64 - (f.taps - 1) * f.pitch * e, g.w_filter = f.taps * f.pitch * e;
-  g.k = static_cast<int>(f.k * f.merge), g.c = static_cast<int>(f.c * f.merge), g.pitch = static_cast<int>(f.pitch), g.groups = static_cast<int>(groups);
+  g.k = static_cast<int>(f.k * f.merge), g.c = static_cast<int>(f.c * f.merge), g.pitch = static_cast<int>(f.pitch),
+  g.groups = static_cast<int>(groups);
   g.h = static_cast<int>(p.h), g.width = static_cast<int>(p.w), g.r = static_cast<int>(p.r), g.s = static_cast<int>(p.s);
   g.taps = static_cast<int>(f.taps), g.steps = static_cast<int>(f.taps * ceil_div(g.c, depth));
   g.stride_h = static_cast<int>(p.stride_h), g.stride_w = static_cast<int>(p.stride_w);
@@ -105,7 +110,8 @@ cudaError_t launch_mma(const ConvProblem& p, const ConvArgs& a, const Context& c
   g.by_tile_n = Divider<uint32_t>(g.tiles_n), g.by_group = Divider<uint32_t>(groups);
   g.partial = static_cast<float*>(workspace);
   auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
-  g.vector = alignment(a.y, e) >= 16 && g.k % 8 == 0 && (!a.residual.data || alignment(a.residual, e) >= 16) && aligned(a.scale) && aligned(a.bias);
+  g.vector = alignment(a.y, e) >= 16 && g.k % 8 == 0 && (!a.residual.data || alignment(a.residual, e) >= 16) && aligned(a.scale) &&
+             aligned(a.bias);
   const int64_t at_once = images_at_once(p, ctx.images);
   for (int64_t n = 0; n < ctx.images; n += at_once) {
     const int64_t images = ctx.images - n < at_once ? ctx.images - n : at_once;
@@ -135,16 +141,21 @@ namespace {
 const char* refuse(const ConvProblem& p, const Context& ctx) {
   if (ctx.precision == Precision::kF32) return "tensor cores have no float products";
   if (ctx.device->capability < 75) return "needs compute capability 7.5";
-  if (ctx.device->capability < 80 && ctx.precision != Precision::kF16) return "before compute capability 8.0 tensor cores have half precision only";
+  if (ctx.device->capability < 80 && ctx.precision != Precision::kF16)
+    return "before compute capability 8.0 tensor cores have half precision only";
   if (p.transposed) return "transposed";
   if (p.d != 1 || p.t != 1 || p.z != 1) return "volumes";
   if (p.r + p.s > 32) return "filters of R + S > 32: the masks of taps have 32 bits";
   if (p.groups > 1 && p.c == p.groups) return "one channel a group: tensor cores would multiply zeros";
-  if (p.p * p.q > kMostPixels || p.h * p.dil_h >= kMostPixels || p.w >= kMostPixels || p.c > (1 << 24) || p.k > (1 << 24)) return "images of 2^30 pixels";
-  if (p.groups / mma_merge(p) * ceil_div(p.k, 32) * ceil_div(p.p * p.q, 64) > (int64_t{1} << 30)) return "more tiles than a grid has blocks";
+  if (p.p * p.q > kMostPixels || p.h * p.dil_h >= kMostPixels || p.w >= kMostPixels || p.c > (1 << 24) || p.k > (1 << 24))
+    return "images of 2^30 pixels";
+  if (p.groups / mma_merge(p) * ceil_div(p.k, 32) * ceil_div(p.p * p.q, 64) > (int64_t{1} << 30))
+    return "more tiles than a grid has blocks";
   return nullptr;
 }
-MmaChoice choose(const ConvProblem& p, const Context& ctx) { return choose_mma(p, ctx, vector_bytes(p, ctx.x_align, element_bytes(ctx.precision))); }
+MmaChoice choose(const ConvProblem& p, const Context& ctx) {
+  return choose_mma(p, ctx, vector_bytes(p, ctx.x_align, element_bytes(ctx.precision)));
+}
 double cost(const ConvProblem& p, const Context& ctx) { return choose(p, ctx).us; }
 int64_t workspace_bytes(const ConvProblem& p, const Context& ctx) { return mma_workspace_bytes(p, ctx, choose(p, ctx)); }
 cudaError_t run(const ConvProblem& p, const ConvArgs& a, const Context& ctx, void* workspace, cudaStream_t stream) {

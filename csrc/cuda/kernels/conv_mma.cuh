@@ -29,10 +29,10 @@ struct MmaArgs {
   const char* x;  // n = 0
   const char* w;
   int64_t x_image, x_row, x_pixel;
-  int64_t next_s, next_r, next_c;        // from the last tap to the next: in the row, to the next row, to the next block of channels
+  int64_t next_s, next_r, next_c;  // from the last tap to the next: in the row, to the next row, to the next block of channels
   int64_t w_next_tap, w_next_c, w_filter;
-  int m, k, c, pitch, groups;            // pixels; filters and channels of a group; channels with padding
-  int h, width, r, s, taps, steps;       // steps = taps * blocks of channels
+  int m, k, c, pitch, groups;       // pixels; filters and channels of a group; channels with padding
+  int h, width, r, s, taps, steps;  // steps = taps * blocks of channels
   int stride_h, stride_w, pad_h, pad_w, dil_h, dil_w;
   int tiles_n, slices;
   Divider<uint32_t> by_q, by_p, by_tile_n, by_group;
@@ -72,7 +72,7 @@ struct MmaLoader {
   const char* pixel[C::kAPasses];
   uint32_t inside[C::kAPasses];  // bit r: tap row r is inside the image; bit R + s: tap column s
   const char* filter;
-  int filters;         // passes whose filter exists
+  int filters;  // passes whose filter exists
   int64_t a_offset, b_offset;
   int tap_r, tap_s, channel;  // channel: the first of this thread's chunk
   uint4 held_a[kAsync ? 1 : C::kAPasses], held_b[kAsync ? 1 : C::kBPasses];
@@ -87,7 +87,8 @@ struct MmaLoader {
       uint32_t q, p;
       const uint32_t n = g.by_p.divmod(g.by_q.divmod(static_cast<uint32_t>(m < g.m ? m : 0), q), p);
       const int h = static_cast<int>(p) * g.stride_h - g.pad_h, w = static_cast<int>(q) * g.stride_w - g.pad_w;
-      pixel[i] = g.x + static_cast<int64_t>(n) * g.x_image + h * g.x_row + w * g.x_pixel + (static_cast<int64_t>(group) * g.c + chunk * C::kChunk) * e;
+      pixel[i] = g.x + static_cast<int64_t>(n) * g.x_image + h * g.x_row + w * g.x_pixel +
+                 (static_cast<int64_t>(group) * g.c + chunk * C::kChunk) * e;
       uint32_t mask = 0;
       for (int r = 0; r < g.r; ++r) mask |= static_cast<uint32_t>(static_cast<uint32_t>(h + r * g.dil_h) < static_cast<uint32_t>(g.h)) << r;
       for (int s = 0; s < g.s; ++s)
@@ -269,18 +270,18 @@ CK_DEV void emit(const MmaArgs& g, int m, int group, int col, float (&v)[8], boo
     float scale[8], bias[8];
     constexpr int kStep = 16 / static_cast<int>(sizeof(T));
     if (e.scale) {
-      load<4>(e.scale + k, reinterpret_cast<float(&)[4]>(scale[0])), load<4>(e.scale + k + 4, reinterpret_cast<float(&)[4]>(scale[4]));
+      load<4>(e.scale + k, reinterpret_cast<float (&)[4]>(scale[0])), load<4>(e.scale + k + 4, reinterpret_cast<float (&)[4]>(scale[4]));
 #pragma unroll
       for (int i = 0; i < 8; ++i) v[i] *= scale[i];
     }
     if (e.bias) {
-      load<4>(e.bias + k, reinterpret_cast<float(&)[4]>(bias[0])), load<4>(e.bias + k + 4, reinterpret_cast<float(&)[4]>(bias[4]));
+      load<4>(e.bias + k, reinterpret_cast<float (&)[4]>(bias[0])), load<4>(e.bias + k + 4, reinterpret_cast<float (&)[4]>(bias[4]));
 #pragma unroll
       for (int i = 0; i < 8; ++i) v[i] += bias[i];
     }
     if (residual)
 #pragma unroll
-      for (int i = 0; i < 8; i += kStep) load<kStep>(residual + i, reinterpret_cast<float(&)[kStep]>(add[i]));
+      for (int i = 0; i < 8; i += kStep) load<kStep>(residual + i, reinterpret_cast<float (&)[kStep]>(add[i]));
   } else {
 #pragma unroll
     for (int i = 0; i < 8; ++i)
@@ -298,7 +299,7 @@ CK_DEV void emit(const MmaArgs& g, int m, int group, int col, float (&v)[8], boo
   if (vector) {
     constexpr int kStep = 16 / static_cast<int>(sizeof(T));
 #pragma unroll
-    for (int i = 0; i < 8; i += kStep) store<kStep>(y + i, reinterpret_cast<const float(&)[kStep]>(v[i]));
+    for (int i = 0; i < 8; i += kStep) store<kStep>(y + i, reinterpret_cast<const float (&)[kStep]>(v[i]));
   } else {
 #pragma unroll
     for (int i = 0; i < 8; ++i)
@@ -387,11 +388,11 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks) multiply(const __grid
         if (g.slices > 1) {
           if (inside) {
             float* out = g.partial + ((static_cast<int64_t>(slice) * g.groups + group) * g.m + m) * partial_pitch(g.k) + col;
-            store<4>(out, reinterpret_cast<const float(&)[4]>(v[0])), store<4>(out + 4, reinterpret_cast<const float(&)[4]>(v[4]));
+            store<4>(out, reinterpret_cast<const float (&)[4]>(v[0])), store<4>(out + 4, reinterpret_cast<const float (&)[4]>(v[4]));
           }
           continue;
         }
-        emit<T>(g, m, static_cast<int>(group), col, v, inside, [&](float(&u)[8]) {
+        emit<T>(g, m, static_cast<int>(group), col, v, inside, [&](float (&u)[8]) {
           if (act.kind == Act::kClamp) {
 #pragma unroll
             for (int e = 0; e < 8; ++e) u[e] = clamp(u[e], act.a, act.b);
@@ -414,11 +415,11 @@ __global__ void sum_slices(const __grid_constant__ MmaArgs g, Divider<uint64_t> 
     for (int j = 0; j < g.slices; ++j) {
       float part[8];
       const float* from = g.partial + j * slice + i * 8;
-      load<4>(from, reinterpret_cast<float(&)[4]>(part[0])), load<4>(from + 4, reinterpret_cast<float(&)[4]>(part[4]));
+      load<4>(from, reinterpret_cast<float (&)[4]>(part[0])), load<4>(from + 4, reinterpret_cast<float (&)[4]>(part[4]));
 #pragma unroll
       for (int e = 0; e < 8; ++e) v[e] += part[e];
     }
-    emit<T>(g, static_cast<int>(m), group, static_cast<int>(block) * 8, v, true, [&](float(&u)[8]) {
+    emit<T>(g, static_cast<int>(m), group, static_cast<int>(block) * 8, v, true, [&](float (&u)[8]) {
 #pragma unroll
       for (int e = 0; e < 8; ++e) u[e] = activate(u[e], g.epilogue.act);
     });

@@ -9,10 +9,8 @@ template <int... kSizes>
 using Config = MmaConfig<float, Product::kPlain, kSizes...>;
 
 const MmaVariant kVariants[] = {
-    mma_variant<Config<128, 128, 2, 4, 16>>("128x128", 0.31f, 1.2f),
-    mma_variant<Config<128, 64, 4, 2, 16>>("128x64", 0.17f, 0.8f),
-    mma_variant<Config<64, 64, 2, 2, 16>>("64x64", 0.10f, 0.6f),
-    mma_variant<Config<128, 32, 4, 1, 16>>("128x32", 0.10f, 0.6f),
+    mma_variant<Config<128, 128, 2, 4, 16>>("128x128", 0.31f, 1.2f),     mma_variant<Config<128, 64, 4, 2, 16>>("128x64", 0.17f, 0.8f),
+    mma_variant<Config<64, 64, 2, 2, 16>>("64x64", 0.10f, 0.6f),         mma_variant<Config<128, 32, 4, 1, 16>>("128x32", 0.10f, 0.6f),
     mma_variant<Config<64, 64, 2, 2, 4>>("64x64 by words", 0.16f, 0.6f),
 };
 

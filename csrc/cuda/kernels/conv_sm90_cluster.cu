@@ -142,13 +142,26 @@ __global__ void __launch_bounds__(C::kThreads)
   cluster_wait();
 }
 
+// clang-format off
 template <class T> using Cluster64x64 = Config<T, 64, 8>;
 template <class T> using Cluster64x128 = Config<T, 128, 6>;
+// clang-format on
 
 template <template <class> class C>
 Sm90Variant variant(const char* name, float start, float block, float tile, float split) {
   using H = C<Half>;
-  return {name,  H::kM, H::kN, H::kRow, H::kThreads, H::kShared, 1, true, start, block, tile, split,
+  return {name,
+          H::kM,
+          H::kN,
+          H::kRow,
+          H::kThreads,
+          H::kShared,
+          1,
+          true,
+          start,
+          block,
+          tile,
+          split,
           {reinterpret_cast<const void*>(&cluster<C<Half>>), reinterpret_cast<const void*>(&cluster<C<Bfloat>>),
            reinterpret_cast<const void*>(&cluster<C<float>>)}};
 }
@@ -160,7 +173,8 @@ const Sm90Variant kVariants[] = {
 
 const char* refuse(const ConvProblem& p, const Context& ctx) {
   if (const char* reason = refuse_sm90(p, ctx, true)) return reason;
-  if (div_up(ctx.images * p.p * p.q, 64) * div_up(p.k, 64) * 16 > (int64_t{1} << 30)) return "too many tiles: there is no use in splitting their sums";
+  if (div_up(ctx.images * p.p * p.q, 64) * div_up(p.k, 64) * 16 > (int64_t{1} << 30))
+    return "too many tiles: there is no use in splitting their sums";
   return choose_cluster(p, ctx).variant ? nullptr : "no cluster of this kernel fits the device";
 }
 double cost(const ConvProblem& p, const Context& ctx) { return choose_cluster(p, ctx).us; }
@@ -187,7 +201,8 @@ Sm90Choice choose_cluster(const ConvProblem& p, const Context& ctx) {
   return best;
 }
 
-cudaError_t launch_cluster(const ConvProblem& p, const ConvArgs& a, const Context& ctx, const Sm90Variant& v, int split, cudaStream_t stream) {
+cudaError_t launch_cluster(const ConvProblem& p, const ConvArgs& a, const Context& ctx, const Sm90Variant& v, int split,
+                           cudaStream_t stream) {
   if (!ctx.images) return cudaSuccess;
   if (!is_matrix(a.y, p.p, p.q) || (a.residual.data && !is_matrix(a.residual, p.p, p.q))) return cudaErrorInvalidValue;
   const MapSpec::Type type = map_type(ctx.precision);
@@ -199,7 +214,8 @@ cudaError_t launch_cluster(const ConvProblem& p, const ConvArgs& a, const Contex
   g.residual_data = a.residual.data, g.residual_pixel = a.residual.pixel;
   CUtensorMap x{}, w{};
   const int depth = 128 / element_bytes(ctx.precision);
-  CK_TRY(encode(g.pointwise ? matrix_map(type, a.x, p.c, g.m, depth, v.tile_m) : im2col_map(type, p, ctx.images, a.x, v.row_bytes, v.tile_m), &x));
+  CK_TRY(encode(
+      g.pointwise ? matrix_map(type, a.x, p.c, g.m, depth, v.tile_m) : im2col_map(type, p, ctx.images, a.x, v.row_bytes, v.tile_m), &x));
   CK_TRY(encode(filter_map(type, a.weights, p.c, g.taps, p.k, v.row_bytes, v.tile_n), &w));
   return launch_sm90(kernel_of(v, ctx), {g.tiles * split, v.threads, v.shared_bytes, split}, *ctx.device, stream, x, w, g);
 }

@@ -28,17 +28,18 @@ namespace ck::cuda {
 namespace {
 
 struct FirstArgs {
-  const uint8_t* x;  // packed image
-  int units;         // of work: bands x parts
+  const uint8_t* x;        // packed image
+  int units;               // of work: bands x parts
   int parts, part_blocks;  // blocks of work that share a band; 8x8 blocks in each
   int bands_per_image;     // 8 output rows each
   int blocks;              // 8x8 output blocks in a band
   int64_t image_bytes;
-  int row_bytes;                     // of the packed image
+  int row_bytes;                          // of the packed image
   int band_step, band_bytes, band_pitch;  // bytes from one band to the next, loaded for each, and of a stage in shared memory
-  int group;                         // bytes from one output row to the next
-  int leading, second, chunk_step;   // bytes between the two halves of 32 bytes of depth, from those 32 to the next, and from 64 to the next 64
-  int r, chunks;                     // tap rows, and pieces of 64 bytes in each
+  int group;                              // bytes from one output row to the next
+  int leading, second,
+      chunk_step;  // bytes between the two halves of 32 bytes of depth, from those 32 to the next, and from 64 to the next 64
+  int r, chunks;   // tap rows, and pieces of 64 bytes in each
   int stages, stages_offset;
 };
 
@@ -92,13 +93,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     if (warp == 0 && lane == 0) {
       barrier_arrive_expect(filters_full, f.r * f.chunks * C::kFilterTile);
       for (int t = 0; t < f.r * f.chunks; ++t)
-        tma_load_3d(filters + t * C::kFilterTile, &map_w, filters_full, t % f.chunks * (64 / static_cast<int>(sizeof(T))), t / f.chunks, n0);
+        tma_load_3d(filters + t * C::kFilterTile, &map_w, filters_full, t % f.chunks * (64 / static_cast<int>(sizeof(T))), t / f.chunks,
+                    n0);
       for (int u = walker; u < f.units; u += walkers) {
         const Unit unit = unit_at(u);
         barrier_wait(empty + 8 * stage, parity ^ 1);
         barrier_arrive_expect(full + 8 * stage, f.band_bytes);
-        bulk_load(base + f.stages_offset + stage * f.band_pitch, f.x + unit.n * f.image_bytes + static_cast<int64_t>(unit.row) * f.band_step,
-                  f.band_bytes, full + 8 * stage);
+        bulk_load(base + f.stages_offset + stage * f.band_pitch,
+                  f.x + unit.n * f.image_bytes + static_cast<int64_t>(unit.row) * f.band_step, f.band_bytes, full + 8 * stage);
         next_stage();
       }
     } else if ((warp == 1 || warp == 2) && lane == 0) {
@@ -113,8 +115,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
       Unit unit = unit_at(u < f.units ? u : 0);
       int block = unit.begin + wg;
       run_output_ring<C::kPanels>(
-          panels, panel_ready + wg * 8 * C::kPanels, panel_written + wg * 8 * C::kPanels, base + C::kPanelOffset + wg * C::kPanels * kPanelBytes, false,
-          [](int, uint32_t, uint32_t) {},
+          panels, panel_ready + wg * 8 * C::kPanels, panel_written + wg * 8 * C::kPanels,
+          base + C::kPanelOffset + wg * C::kPanels * kPanelBytes, false, [](int, uint32_t, uint32_t) {},
           [&](int, uint32_t src) {
             while (block >= unit.end) {
               u += walkers;
@@ -149,10 +151,11 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         }
         wgmma_wait<0>();
         if (lane == 0 && block + 2 >= unit.end) barrier_arrive(empty + 8 * stage);
-        write_tile<T, C::kN, 1, C::kAnyAct>(acc, g, n0, base + C::kPanelOffset + wg * C::kPanels * kPanelBytes, panel_ready + wg * 8 * C::kPanels,
-                                            panel_written + wg * 8 * C::kPanels, out);
+        write_tile<T, C::kN, 1, C::kAnyAct>(acc, g, n0, base + C::kPanelOffset + wg * C::kPanels * kPanelBytes,
+                                            panel_ready + wg * 8 * C::kPanels, panel_written + wg * 8 * C::kPanels, out);
       }
-      if (lane == 0 && unit.begin + wg >= unit.end) barrier_arrive(empty + 8 * stage);  // a warpgroup without a block hands the stage back, too
+      if (lane == 0 && unit.begin + wg >= unit.end)
+        barrier_arrive(empty + 8 * stage);  // a warpgroup without a block hands the stage back, too
       next_stage();
     }
   }
@@ -217,7 +220,8 @@ FirstPlan plan(const ConvProblem& p, const Context& ctx) {
   // Microseconds: 0.04 for 64 bytes of depth of a tile, 0.35 for writing it, two tiles at a time; a single stage waits for its band.
   const double unit = div_up(g.part_blocks, 2) * (g.r * g.chunks * 0.04 + 0.35 * e / 2) + (g.stages == 1 ? 2.0 : 0.2);
   const double bytes = double(f.packed_bytes) + double(images) * double(p.h * p.w * p.c) * e;
-  r.us = 2.5 + bytes / 2e6 + std::fmax(3 + std::ceil(double(g.units) / r.walkers) * unit, double(images) * double(p.p * p.q * p.k) * e / 2.75e6);
+  r.us = 2.5 + bytes / 2e6 +
+         std::fmax(3 + std::ceil(double(g.units) / r.walkers) * unit, double(images) * double(p.p * p.q * p.k) * e / 2.75e6);
   return r;
 }
 
@@ -235,7 +239,8 @@ cudaError_t run(const ConvProblem& p, const ConvArgs& a, const Context& ctx, voi
   g.k = static_cast<int>(p.k), g.tiles_n = r.tiles_n;
   set_epilogue(g, p, a);
   CUtensorMap w{}, y{};
-  CK_TRY(encode(filter_map(map_type(ctx.precision), static_cast<const char*>(a.weights) + r.layer.filters_at, r.layer.depth, p.r, p.k, 64, 64), &w));
+  CK_TRY(encode(
+      filter_map(map_type(ctx.precision), static_cast<const char*>(a.weights) + r.layer.filters_at, r.layer.depth, p.r, p.k, 64, 64), &w));
   CK_TRY(encode(image_map(output_type(ctx.precision), a.y, p.k, p.q, p.p, ctx.images, 128 / e, 8, 8), &y));
   const bool any = !is_clamp(p.act);
   const void* kernel = nullptr;
@@ -244,7 +249,8 @@ cudaError_t run(const ConvProblem& p, const ConvArgs& a, const Context& ctx, voi
     kernel = any ? reinterpret_cast<const void*>(&first<Config<T, true>>) : reinterpret_cast<const void*>(&first<Config<T, false>>);
     return cudaSuccess;
   });
-  return launch_sm90(kernel, {r.walkers * r.tiles_n, Config<Half, false>::kThreads, r.shared_bytes, 1}, *ctx.device, stream, w, y, g, r.args);
+  return launch_sm90(kernel, {r.walkers * r.tiles_n, Config<Half, false>::kThreads, r.shared_bytes, 1}, *ctx.device, stream, w, y, g,
+                     r.args);
 }
 int64_t packed_bytes(const ConvProblem& p, const Context& ctx) { return first_filter_bytes(p, element_bytes(ctx.precision)); }
 cudaError_t pack(const ConvProblem& p, const Context& ctx, const float* weights, void* packed, cudaStream_t stream) {

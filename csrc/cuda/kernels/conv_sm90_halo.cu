@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           barrier_arrive_expect(a_full + 8 * ring.stage, C::kPatches * g.patch_bytes);
           for (int b = 0; b < C::kPatches; ++b) {
             const PixelBlock at = pixels_at(tile_patch(i) + b);
-            tma_load_4d(base + C::kPatchOffset + (ring.stage * C::kPatches + b) * g.patch_pitch, &map_x, a_full + 8 * ring.stage, cb * C::kDepth,
-                        at.q - g.pad_w, at.p - g.pad_h, at.n);
+            tma_load_4d(base + C::kPatchOffset + (ring.stage * C::kPatches + b) * g.patch_pitch, &map_x, a_full + 8 * ring.stage,
+                        cb * C::kDepth, at.q - g.pad_w, at.p - g.pad_h, at.n);
           }
           ring.next();
         }
@@ -90,7 +90,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           for (int tap = 0; tap < g.taps; ++tap) {
             barrier_wait(b_empty + 8 * ring.stage, ring.parity ^ 1);
             barrier_arrive_expect(b_full + 8 * ring.stage, C::kFilterBytes);
-            tma_load_3d(base + C::kFilterOffset + ring.stage * C::kFilterBytes, &map_w, b_full + 8 * ring.stage, cb * C::kDepth, tap, tile_n0(i));
+            tma_load_3d(base + C::kFilterOffset + ring.stage * C::kFilterBytes, &map_w, b_full + 8 * ring.stage, cb * C::kDepth, tap,
+                        tile_n0(i));
             ring.next();
           }
     } else if ((warp == 1 || warp == 2) && lane == 0) {
@@ -134,8 +135,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
 #pragma unroll
           for (int kk = 0; kk < 4; ++kk)
 #pragma unroll
-            for (int mi = 0; mi < C::kMi; ++mi)
-              wgmma<T, C::kN>(acc[mi], a + kk * 2 + mi * (g.patch_pitch >> 4), b + kk * 2, cb + tap + kk);
+            for (int mi = 0; mi < C::kMi; ++mi) wgmma<T, C::kN>(acc[mi], a + kk * 2 + mi * (g.patch_pitch >> 4), b + kk * 2, cb + tap + kk);
           wgmma_commit();
           wgmma_wait<1>();
           if (elected && previous_b) barrier_arrive(previous_b);
@@ -155,15 +155,28 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   }
 }
 
+// clang-format off
 //                                                    kN   kMi filter stages, panels
 template <class T> using Halo256x64 = Config<T, 64, 2, 4, 2>;
 template <class T> using Halo256x128 = Config<T, 128, 2, 3, 2>;
 template <class T> using Halo128x128 = Config<T, 128, 1, 4, 3>;
+// clang-format on
 
 template <template <class> class C>
 Sm90Variant variant(const char* name, float start, float block, float tile) {
   using H = C<Half>;
-  return {name,  H::kPatches * 64, H::kN, 128, H::kThreads, H::kPatchOffset, 1, false, start, block, tile, 0,
+  return {name,
+          H::kPatches * 64,
+          H::kN,
+          128,
+          H::kThreads,
+          H::kPatchOffset,
+          1,
+          false,
+          start,
+          block,
+          tile,
+          0,
           {reinterpret_cast<const void*>(&halo<C<Half>>), reinterpret_cast<const void*>(&halo<C<Bfloat>>),
            reinterpret_cast<const void*>(&halo<C<float>>)}};
 }
@@ -179,7 +192,8 @@ const char* refuse(const ConvProblem& p, const Context& ctx) {
   if (p.stride_h != 1 || p.stride_w != 1) return "strides";
   if (p.r * p.s == 1) return "1x1: there is no halo";
   if (!is_clamp(p.act)) return "activations other than a clamp";
-  if ((p.r - 1) * p.dil_h > 248 || (p.s - 1) * p.dil_w > 248 || !choose_halo(p, ctx).variant) return "the patches do not fit into shared memory";
+  if ((p.r - 1) * p.dil_h > 248 || (p.s - 1) * p.dil_w > 248 || !choose_halo(p, ctx).variant)
+    return "the patches do not fit into shared memory";
   return nullptr;
 }
 double cost(const ConvProblem& p, const Context& ctx) { return choose_halo(p, ctx).us; }
@@ -215,8 +229,8 @@ cudaError_t launch_halo(const ConvProblem& p, const ConvArgs& a, const Context& 
   CK_TRY(encode(image_map(output_type(ctx.precision), a.y, p.k, p.q, p.p, n, depth, 8, 8), &y));
   if (g.residual) CK_TRY(encode(image_map(output_type(ctx.precision), a.residual, p.k, p.q, p.p, n, depth, 8, 8), &residual));
   const int slots = ctx.device->multiprocessors;
-  return launch_sm90(kernel_of(v, ctx), {g.tiles < slots ? g.tiles : slots, v.threads, static_cast<int>(halo_shared(v, p)), 1}, *ctx.device, stream, x, w, y,
-                     residual, g);
+  return launch_sm90(kernel_of(v, ctx), {g.tiles < slots ? g.tiles : slots, v.threads, static_cast<int>(halo_shared(v, p)), 1}, *ctx.device,
+                     stream, x, w, y, residual, g);
 }
 
 extern const ConvKernel conv_sm90_halo;

@@ -28,7 +28,8 @@ namespace {
 
 // Consumer warpgroups hold kMi x (64 x kN) sums each. Together all work on one tile of kGroups * kMi * 64 rows; in ping-pong mode each of two has a
 // tile of kMi * 64 rows.
-template <class T_, int kN_, int kMi_, int kRow_, int kStages_, int kPanels_, bool kPingPong_, int kBlocks_ = 1, int kGroups_ = 2, bool kAnyAct_ = false>
+template <class T_, int kN_, int kMi_, int kRow_, int kStages_, int kPanels_, bool kPingPong_, int kBlocks_ = 1, int kGroups_ = 2,
+          bool kAnyAct_ = false>
 struct Config {
   using T = T_;
   static constexpr int kN = kN_, kMi = kMi_, kRow = kRow_, kStages = kStages_, kPanels = kPanels_, kBlocks = kBlocks_, kGroups = kGroups_;
@@ -49,8 +50,9 @@ struct Config {
 
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
-    persistent(const __grid_constant__ CUtensorMap map_x, const __grid_constant__ CUtensorMap map_w, const __grid_constant__ CUtensorMap map_y,
-               const __grid_constant__ CUtensorMap map_residual, const __grid_constant__ Sm90Args g) {
+    persistent(const __grid_constant__ CUtensorMap map_x, const __grid_constant__ CUtensorMap map_w,
+               const __grid_constant__ CUtensorMap map_y, const __grid_constant__ CUtensorMap map_residual,
+               const __grid_constant__ Sm90Args g) {
   using T = typename C::T;
   const uint32_t base = shared_address(dynamic_shared());
   const uint32_t full = base + C::kBarrierOffset, empty = full + 8 * C::kStages;
@@ -136,6 +138,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
   }
 }
 
+// clang-format off
 //                                                      kN   kMi kRow stages panels ping-pong blocks groups any activation
 template <class T> using Coop128x256 = Config<T, 256, 1, 128, 4, 2, false>;
 template <class T> using Coop256x128 = Config<T, 128, 2, 128, 4, 2, false>;
@@ -151,12 +154,24 @@ template <class T> using Coop128x128Row64 = Config<T, 128, 1, 64, 8, 3, false>;
 template <class T> using Any128x128 = Config<T, 128, 1, 128, 5, 3, false, 1, 2, true>;
 template <class T> using Any256x64 = Config<T, 64, 2, 128, 4, 3, false, 1, 2, true>;
 template <class T> using Any128x64 = Config<T, 64, 2, 128, 7, 3, true, 1, 2, true>;
+// clang-format on
 
 template <template <class> class C>
 Sm90Variant variant(const char* name, float start, float block, float tile) {
   using H = C<Half>;
   static_assert(H::kShared == C<float>::kShared, "the table holds for all types");
-  return {name,  H::kM, H::kN, H::kRow, H::kThreads, H::kShared, H::kBlocks, H::kAnyAct, start, block, tile, 0,
+  return {name,
+          H::kM,
+          H::kN,
+          H::kRow,
+          H::kThreads,
+          H::kShared,
+          H::kBlocks,
+          H::kAnyAct,
+          start,
+          block,
+          tile,
+          0,
           {reinterpret_cast<const void*>(&persistent<C<Half>>), reinterpret_cast<const void*>(&persistent<C<Bfloat>>),
            reinterpret_cast<const void*>(&persistent<C<float>>)}};
 }
@@ -210,13 +225,14 @@ cudaError_t launch_persistent(const ConvProblem& p, const ConvArgs& a, const Con
   g.pointwise = is_pointwise(p) && is_matrix(a.x, p.h, p.w);
   CUtensorMap x{}, w{}, y{}, residual{};
   const int depth = v.row_bytes / e, panel = 128 / e;
-  CK_TRY(encode(g.pointwise ? matrix_map(type, a.x, p.c, g.m, depth, v.tile_m) : im2col_map(type, p, ctx.images, a.x, v.row_bytes, v.tile_m), &x));
+  CK_TRY(encode(
+      g.pointwise ? matrix_map(type, a.x, p.c, g.m, depth, v.tile_m) : im2col_map(type, p, ctx.images, a.x, v.row_bytes, v.tile_m), &x));
   CK_TRY(encode(filter_map(type, a.weights, p.c, g.taps, p.k, v.row_bytes, v.tile_n), &w));
   CK_TRY(encode(matrix_map(output_type(ctx.precision), a.y, p.k, g.m, panel, 64), &y));
   if (g.residual) CK_TRY(encode(matrix_map(output_type(ctx.precision), a.residual, p.k, g.m, panel, 64), &residual));
   const int64_t slots = int64_t{ctx.device->multiprocessors} * v.blocks_per_sm;
-  return launch_sm90(kernel_of(v, ctx), {static_cast<int>(g.tiles < slots ? g.tiles : slots), v.threads, v.shared_bytes, 1}, *ctx.device, stream, x, w, y,
-                     residual, g);
+  return launch_sm90(kernel_of(v, ctx), {static_cast<int>(g.tiles < slots ? g.tiles : slots), v.threads, v.shared_bytes, 1}, *ctx.device,
+                     stream, x, w, y, residual, g);
 }
 
 extern const ConvKernel conv_sm90_persistent;

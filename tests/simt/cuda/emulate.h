@@ -28,18 +28,36 @@ extern dim3 gridDim, blockDim, blockIdx, threadIdx;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorUnknown = 999 };
 using cudaStream_t = void*;
 
-struct float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) uint2 { uint32_t x, y; };
-struct alignas(16) uint4 { uint32_t x, y, z, w; };
+struct float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 template <class T>
-T __ldg(const T* p) { return *p; }
-inline float __uint_as_float(uint32_t u) { float f; std::memcpy(&f, &u, 4); return f; }
-inline uint32_t __float_as_uint(float f) { uint32_t u; std::memcpy(&u, &f, 4); return u; }
+T __ldg(const T* p) {
+  return *p;
+}
+inline float __uint_as_float(uint32_t u) {
+  float f;
+  std::memcpy(&f, &u, 4);
+  return f;
+}
+inline uint32_t __float_as_uint(float f) {
+  uint32_t u;
+  std::memcpy(&u, &f, 4);
+  return u;
+}
 
 namespace simt {
 
@@ -63,7 +81,11 @@ cudaError_t run(dim3 grid, dim3 block, int64_t shared, int cluster, void (*body)
 }  // namespace simt
 
 inline float __shfl_xor_sync(unsigned, float v, int mask) {
-  struct Lane { float v; int mask; float got; } mine{v, mask, 0};
+  struct Lane {
+    float v;
+    int mask;
+    float got;
+  } mine{v, mask, 0};
   simt::collect("shfl", &mine, [](void* const* lanes) {
     for (int i = 0; i < 32; ++i) {
       Lane& l = *static_cast<Lane*>(lanes[i]);
@@ -73,13 +95,19 @@ inline float __shfl_xor_sync(unsigned, float v, int mask) {
   return mine.got;
 }
 inline int __shfl_sync(unsigned, int v, int) { return v; }
-inline void __syncwarp() { simt::collect("syncwarp", nullptr, [](void* const*) {}); }
+inline void __syncwarp() {
+  simt::collect("syncwarp", nullptr, [](void* const*) {});
+}
 void __syncthreads();
 
 namespace ck::cuda {
 
-struct Half { uint16_t bits; };
-struct Bfloat { uint16_t bits; };
+struct Half {
+  uint16_t bits;
+};
+struct Bfloat {
+  uint16_t bits;
+};
 float to_float(Half v);
 inline float to_float(Bfloat v) { return __uint_as_float(uint32_t{v.bits} << 16); }
 template <class T>
@@ -93,9 +121,14 @@ inline Bfloat from_float<Bfloat>(float v) {
 }
 
 template <class... P>
-void run_kernel(void (*kernel)(P...), const std::tuple<P...>& args, dim3 grid, dim3 block, int64_t shared, int cluster, cudaError_t* result) {
-  struct State { void (*kernel)(P...); const std::tuple<P...>* args; } state{kernel, &args};
-  *result = simt::run(grid, block, shared, cluster, [](void* s) { std::apply(static_cast<State*>(s)->kernel, *static_cast<State*>(s)->args); }, &state);
+void run_kernel(void (*kernel)(P...), const std::tuple<P...>& args, dim3 grid, dim3 block, int64_t shared, int cluster,
+                cudaError_t* result) {
+  struct State {
+    void (*kernel)(P...);
+    const std::tuple<P...>* args;
+  } state{kernel, &args};
+  *result = simt::run(
+      grid, block, shared, cluster, [](void* s) { std::apply(static_cast<State*>(s)->kernel, *static_cast<State*>(s)->args); }, &state);
 }
 
 template <bool kBarriers, class... P, class... A>

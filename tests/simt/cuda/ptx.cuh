@@ -19,7 +19,9 @@ void stmatrix(uint32_t address, const uint32_t* v);
 enum Type { kHalf, kBfloat, kTf32 };
 void mma(Type type, float* d, const uint32_t* a, const uint32_t* b);
 template <class T>
-constexpr Type kType = std::is_same<T, ck::cuda::Half>::value ? kHalf : std::is_same<T, ck::cuda::Bfloat>::value ? kBfloat : kTf32;
+constexpr Type kType = std::is_same<T, ck::cuda::Half>::value     ? kHalf
+                       : std::is_same<T, ck::cuda::Bfloat>::value ? kBfloat
+                                                                  : kTf32;
 
 }  // namespace simt
 
@@ -35,7 +37,9 @@ inline void copy_async(uint32_t dst, const void* src, int bytes) { simt::copy_la
 inline void copy_async_word(uint32_t dst, const void* src, int bytes) { simt::copy_later(dst, src, bytes, 4); }
 inline void copy_async_commit() { simt::copy_commit(); }
 template <int kPending>
-void copy_async_wait() { simt::copy_wait(kPending); }
+void copy_async_wait() {
+  simt::copy_wait(kPending);
+}
 
 template <class V>
 void store_shared(uint32_t dst, V v) {
@@ -55,15 +59,21 @@ inline void ldmatrix_x4(uint32_t address, uint32_t (&v)[4]) { simt::ldmatrix(add
 
 inline uint32_t to_tf32(uint32_t v) { return (v & 0x7f800000) == 0x7f800000 ? v : (v + 0x1000) & ~uint32_t{0x1fff}; }
 template <class T>
-void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { simt::mma(simt::kType<T>, d, a, b); }
+void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  simt::mma(simt::kType<T>, d, a, b);
+}
 
 inline float clamp(float v, float lo, float hi) {
   v = v < lo ? lo : v;
   return v > hi ? hi : v;
 }
 template <class T>
-uint32_t pack_pair(float lo, float hi) { return uint32_t{from_float<T>(lo).bits} | uint32_t{from_float<T>(hi).bits} << 16; }
+uint32_t pack_pair(float lo, float hi) {
+  return uint32_t{from_float<T>(lo).bits} | uint32_t{from_float<T>(hi).bits} << 16;
+}
 template <class T>
-float2 unpack_pair(uint32_t u) { return {to_float(T{static_cast<uint16_t>(u)}), to_float(T{static_cast<uint16_t>(u >> 16)})}; }
+float2 unpack_pair(uint32_t u) {
+  return {to_float(T{static_cast<uint16_t>(u)}), to_float(T{static_cast<uint16_t>(u >> 16)})};
+}
 
 }  // namespace ck::cuda

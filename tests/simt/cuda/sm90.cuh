@@ -39,13 +39,17 @@ inline void tma_load_im2col(uint32_t dst, const CUtensorMap* m, uint32_t bar, in
 }
 inline void tma_load_2d(uint32_t dst, const CUtensorMap* m, uint32_t bar, int x, int y) { simt::tma_load(dst, m, bar, x, y, 0, 0); }
 inline void tma_load_3d(uint32_t dst, const CUtensorMap* m, uint32_t bar, int x, int y, int z) { simt::tma_load(dst, m, bar, x, y, z, 0); }
-inline void tma_load_4d(uint32_t dst, const CUtensorMap* m, uint32_t bar, int x, int y, int z, int w) { simt::tma_load(dst, m, bar, x, y, z, w); }
+inline void tma_load_4d(uint32_t dst, const CUtensorMap* m, uint32_t bar, int x, int y, int z, int w) {
+  simt::tma_load(dst, m, bar, x, y, z, w);
+}
 inline void tma_store_2d(const CUtensorMap* m, uint32_t src, int x, int y) { simt::tma_store(m, src, x, y, 0, 0); }
 inline void tma_store_4d(const CUtensorMap* m, uint32_t src, int x, int y, int z, int w) { simt::tma_store(m, src, x, y, z, w); }
 inline void bulk_load(uint32_t dst, const void* src, uint32_t bytes, uint32_t bar) { simt::bulk_load(dst, src, bytes, bar); }
 inline void tma_store_commit() { simt::tma_commit(); }
 template <int kPending>
-void tma_store_wait_read() { simt::tma_wait_read(kPending); }
+void tma_store_wait_read() {
+  simt::tma_wait_read(kPending);
+}
 inline void stmatrix_x4(uint32_t address, const uint32_t (&v)[4]) { simt::stmatrix(address, v); }
 template <int>
 void release_registers() {}
@@ -62,8 +66,12 @@ inline float4 load_cluster(uint32_t address, int rank) {
 inline void wgmma_fence() {}
 inline void wgmma_commit() { simt::wgmma_commit(); }
 template <int kPending>
-void wgmma_wait() { simt::wgmma_wait(kPending); }
+void wgmma_wait() {
+  simt::wgmma_wait(kPending);
+}
 template <class T, int kN>
-void wgmma(float (&d)[kN / 2], uint64_t a, uint64_t b, int accumulate) { simt::wgmma(simt::kType<T>, kN, d, a, b, accumulate); }
+void wgmma(float (&d)[kN / 2], uint64_t a, uint64_t b, int accumulate) {
+  simt::wgmma(simt::kType<T>, kN, d, a, b, accumulate);
+}
 
 }  // namespace ck::cuda

@@ -18,8 +18,9 @@ inline int active_clusters(const void*, const LaunchShape& shape, const Device& 
 template <class... A>
 cudaError_t launch_sm90(const void* kernel, const LaunchShape& shape, const Device&, cudaStream_t, A... args) {
   cudaError_t result;
-  run_kernel(reinterpret_cast<void (*)(A...)>(const_cast<void*>(kernel)), std::tuple<A...>(args...), dim3(static_cast<unsigned>(shape.blocks)),
-             dim3(static_cast<unsigned>(shape.threads)), shape.shared_bytes, shape.cluster, &result);
+  run_kernel(reinterpret_cast<void (*)(A...)>(const_cast<void*>(kernel)), std::tuple<A...>(args...),
+             dim3(static_cast<unsigned>(shape.blocks)), dim3(static_cast<unsigned>(shape.threads)), shape.shared_bytes, shape.cluster,
+             &result);
   return result;
 }
 

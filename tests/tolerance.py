@@ -85,6 +85,31 @@ def winograd_bound(
     return sum_bound(x.shape[-1] + 20, magnitude)
 
 
+def winograd2_bound(
+    x: Any, w: Any, bias: Any = None, residual: Any = None, *, pad_lo: Any = (0, 0, 0), pad_hi: Any = (0, 0, 0)
+) -> np.ndarray:
+    """The same for F(2x2, 3x3) with the points 0, 1, -1, infinity.
+
+    n = C products summed, 2 roundings in each of two dimensions of the inputs' transform and as many of the outputs', one
+    of the transformed weight, one of a scale, the two additions.
+    """
+    x, w = np.abs(np.asarray(x, np.float64))[:, 0], np.abs(np.asarray(w, np.float64))[0]
+    x = np.pad(x, ((0, 0), (pad_lo[1], pad_hi[1]), (pad_lo[2], pad_hi[2]), (0, 0)))
+    n, p, q = x.shape[0], x.shape[1] - 2, x.shape[2] - 2
+    b = np.abs(np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]))
+    g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0, 0, 1]])
+    a = np.array([[1, 1, 1, 0], [0, 1, 1, 1]])
+    x = np.pad(x, ((0, 0), (0, p % 2), (0, q % 2), (0, 0)))
+    tiles = np.lib.stride_tricks.sliding_window_view(x, (4, 4), (1, 2))[:, ::2, ::2]  # n rows columns c 4 4
+    v = np.einsum("ai,bj,nrscij->abnrsc", b, b, tiles, optimize=True)
+    u = np.einsum("ai,bj,ijck->abck", g, g, w, optimize=True)
+    y = np.einsum("ia,jb,abnrsk->nrisjk", a, a, v @ u[:, :, None, None], optimize=True)
+    magnitude = y.reshape(n, p + p % 2, q + q % 2, -1)[:, :p, :q][:, None]
+    for added in (bias, residual):
+        magnitude = magnitude if added is None else magnitude + np.abs(np.asarray(added, np.float64))
+    return sum_bound(x.shape[-1] + 12, magnitude)
+
+
 def winograd_rms_ratio(channels: int) -> float:
     """How much larger Winograd's RMS error may be than the direct kernel's on normal numbers. Measured.
 

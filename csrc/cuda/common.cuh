@@ -203,10 +203,19 @@ struct Divider<uint64_t> {
   }
 };
 
+// From how many items on the fast divider does not do. The emulation lowers it, so that tests reach the other path.
+inline int64_t too_many_items() {
+#if defined(CK_EMULATE)
+  return emulated().too_many_items;
+#else
+  return int64_t{1} << 31;
+#endif
+}
+
 // Calls f(uint32_t{}) if numbers up to `items` fit the fast divider, else f(uint64_t{}).
 template <class F>
 cudaError_t with_index(int64_t items, F f) {
-  return items < (int64_t{1} << 31) ? f(uint32_t{}) : f(uint64_t{});
+  return items < too_many_items() ? f(uint32_t{}) : f(uint64_t{});
 }
 
 CK_DEVICE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

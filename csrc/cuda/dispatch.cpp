@@ -1,4 +1,5 @@
-// dispatch.cpp: kernels.def expanded. The emulation leaves out what needs nvcc.
+// dispatch.cpp: kernels.def expanded. The emulation leaves out what needs nvcc (CK_TENSOR, CK_SM90), a build without 90a what is compiled for it
+// alone (CK_NO_SM90).
 #include "cuda/dispatch.h"
 
 #define CK_DECLARE(family, name) \
@@ -11,7 +12,11 @@
 #define CK_SM90(family, name)
 #else
 #define CK_TENSOR CK_DECLARE
+#if defined(CK_NO_SM90)
+#define CK_SM90(family, name)
+#else
 #define CK_SM90 CK_DECLARE
+#endif
 #endif
 #include "cuda/kernels.def"
 #undef CK_PORTABLE
@@ -22,9 +27,11 @@ namespace ck::cuda {
 #define CK_PORTABLE CK_LIST
 #if !defined(CK_EMULATE)
 #undef CK_TENSOR
-#undef CK_SM90
 #define CK_TENSOR CK_LIST
+#if !defined(CK_NO_SM90)
+#undef CK_SM90
 #define CK_SM90 CK_LIST
+#endif
 #endif
 const Rows& rows() {
   static const Rows all = [] {

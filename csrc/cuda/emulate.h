@@ -58,6 +58,7 @@ struct Emulated {
   jmp_buf scheduler;
   ucontext_t main;
   int current = -1;
+  int64_t too_many_items = int64_t{1} << 31;
   double slots[1024];                          // what shuffles exchange
   std::vector<std::function<void()>>* capture = nullptr;  // launches go here instead of running
 

@@ -306,7 +306,7 @@ cudaError_t pack_gemm(const ConvProblem& p, const Context& ctx, const float* wei
 // Sizes that the integers of a kernel hold, for rows built on this tile.
 inline const char* refuse_gemm(const ConvProblem& p, const Context& ctx) {
   constexpr int64_t kMost = int64_t{1} << 30;
-  if (p.z * p.p * p.q >= kMost || p.d * p.h * p.w >= kMost) return "an image has more than 2^30 pixels";
+  if (p.z * p.p * p.q >= (kMost < too_many_items() ? kMost : too_many_items()) || p.d * p.h * p.w >= kMost) return "an image has more than 2^30 pixels";
   if (p.t * p.r * p.s * (p.c / p.groups) >= kMost || p.k >= kMost) return "a filter is too large";
   for (int64_t size : {p.stride_d, p.stride_h, p.stride_w, p.dil_d * p.t, p.dil_h * p.r, p.dil_w * p.s, p.pad_d_lo, p.pad_h_lo, p.pad_w_lo, p.d * p.stride_d, p.h * p.stride_h, p.w * p.stride_w})
     if (size >= kMost) return "a stride, dilation or padding is too large";
@@ -317,7 +317,7 @@ inline const char* refuse_gemm(const ConvProblem& p, const Context& ctx) {
 // How many images a launch takes, so that output pixels fit 31 bits.
 inline int64_t images_per_launch(const ConvProblem& p) {
   const int64_t pixels = p.z * p.p * p.q;
-  return ((int64_t{1} << 31) - 1) / (pixels > 0 ? pixels : 1);
+  return (too_many_items() - 1) / (pixels > 0 ? pixels : 1);
 }
 template <class Args>
 Args from_image(Args a, int64_t image, int bytes) {

@@ -132,6 +132,11 @@ constexpr int32_t kEmulated = 0, kDlpackType = 2;
 }  // namespace
 }  // namespace ck::cuda
 
+#if defined(CK_EMULATE)
+// For tests: from how many items on kernels take 64-bit indices and launches are cut.
+extern "C" __attribute__((visibility("default"))) void ck_emulated_items(int64_t items) { ck::cuda::emulated().too_many_items = items; }
+#endif
+
 extern "C" __attribute__((visibility("default"))) const ck::device::Table* ck_device_table() {
   using namespace ck;        // NOLINT
   using namespace ck::cuda;  // NOLINT

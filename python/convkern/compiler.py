@@ -28,16 +28,18 @@ Triple = tuple[int, int, int]
 class CompiledPlan:
     """A plan with the natural shapes of its inputs and outputs. Calls may run at the same time."""
 
-    def __init__(self, plan: _core.Plan, graph: Graph, dtype: str, parameters: list[_core.Parameter]):
+    def __init__(self, plan: Any, graph: Graph, dtype: str, parameters: list[_core.Parameter]):
         self.graph = graph  # after the passes
-        self.dtype = np.dtype(dtype)
+        self.dtype = dtype  # of the arrays
         self.input_shapes = [graph.shapes[tensor] for tensor in graph.inputs]
         self.output_shapes = [graph.shapes[tensor] for tensor in graph.outputs]
-        self._plan = plan
+        self._plan = plan  # a _core.Plan or a device.Runner
+        self._device: int | None = getattr(plan, "device", None)
         self._parameters = parameters
 
     def run(self, inputs: Sequence[Any], threads: int = 0) -> list[np.ndarray]:
-        """Outputs (N,*shape) for inputs (N,*shape), any N; new arrays.
+        """Outputs (N,*shape) for inputs (N,*shape), any N; new arrays. On a device they are DeviceArrays, and the call
+        returns when the work is queued.
 
         Raises DTypeError and ShapeError with what came and what was wanted.
         """
@@ -61,14 +63,22 @@ class CompiledPlan:
     @property
     def packed_bytes(self) -> int:
         """Memory of the packed weights this plan uses (shared with the other plans of the model)."""
+        if self._device is not None:
+            return self._plan.packed_bytes
         return sum(parameter.packed_bytes for parameter in self._parameters)
 
-    def _views(self, inputs: Sequence[Any]) -> list[np.ndarray]:
+    def _views(self, inputs: Sequence[Any]) -> list[Any]:
         if len(inputs) != len(self.input_shapes):
             raise ShapeError(f"got {len(inputs)} inputs, want {len(self.input_shapes)}")
+        if self._device is not None:
+            from .device import place
         arrays = []
         for i, (value, shape) in enumerate(zip(inputs, self.input_shapes)):
-            x = asarray(value, f"input {i}", self.dtype)
+            x: Any
+            if self._device is None:
+                x = asarray(value, f"input {i}", np.dtype(self.dtype))
+            else:
+                x = place(value, f"input {i}", self._device, self.dtype)
             if x.shape[1:] != shape or not x.ndim:
                 raise ShapeError(f"input {i}: got shape {x.shape}, want (N, {', '.join(map(str, shape))})")
             arrays.append(x[(slice(None), *(None,) * (4 - len(shape)))])
@@ -81,13 +91,17 @@ def compile(
     dtype: str = "float32",
     exact: bool = False,
     lean: bool = False,
+    device: str | None = None,
+    precision: str = "float32",
     parameters: ParameterCache | None = None,
     passes: tuple[all_passes.Pass, ...] = all_passes.ALL,
 ) -> CompiledPlan:
     """Choose kernels, pack weights and lay out memory for a graph.
 
     dtype: "float32", or "float64" on the reference kernels, for checks. exact: no algorithm that rounds differently
-    from a plain sum (Winograd). lean: no enlarged weights. parameters: the packed weights the caller's plans share.
+    from a plain sum (Winograd). lean: no enlarged weights. device: "cuda:0" ... and precision, one of
+    device.PRECISIONS: run there; parameters stay float32 and are rounded when they are packed. parameters: the packed
+    weights the caller's plans share.
     Raises DTypeError for parameters of another type and Unsupported for what no kernel serves.
 
     >>> g = Graph()
@@ -99,8 +113,20 @@ def compile(
     (['conv'], (1, 2, 2, 5))
     """
     graph = all_passes.run(graph, passes)
-    lowering = _Lowering(graph, dtype, exact, lean, {} if parameters is None else parameters)
-    return CompiledPlan(lowering.plan, graph, dtype, lowering.used)
+    cache = {} if parameters is None else parameters
+    if device is None or device == "cpu":
+        if precision != "float32":
+            raise Unsupported(f"precision={precision!r} on the CPU, which computes in {dtype}")
+        lowering = _Lowering(graph, dtype, exact, lean, cache)
+        return CompiledPlan(lowering.plan, graph, dtype, lowering.used)
+    from . import device as devices
+
+    if dtype != "float32":
+        raise Unsupported(f"dtype={dtype!r} on {device}: precision= says what a device computes in")
+    index = devices.index_of(device)
+    lowering = _Lowering(graph, dtype, exact, lean, cache, record=True)
+    runner = devices.Runner(lowering.plan, index, precision)
+    return CompiledPlan(runner, graph, runner.dtype, lowering.used)
 
 
 def _four(shape: Shape) -> tuple[int, int, int, int]:
@@ -127,9 +153,11 @@ def _act(node: Node) -> dict[str, Any]:
 class _Lowering:
     """Walks the nodes once and appends their steps to a plan."""
 
-    def __init__(self, graph: Graph, dtype: str, exact: bool, lean: bool, cache: ParameterCache):
+    def __init__(
+        self, graph: Graph, dtype: str, exact: bool, lean: bool, cache: ParameterCache, record: bool = False
+    ):
         self.graph, self.dtype, self.cache = graph, np.dtype(dtype), cache
-        self.plan = _core.Plan(dtype, exact, lean)
+        self.plan = _core.Plan(dtype, exact, lean, record=record)
         self.used: list[_core.Parameter] = []
         self.ids = {tensor: self.plan.input(_four(graph.shapes[tensor])) for tensor in graph.inputs}
         self.homes: dict[int, tuple[int, int]] = {}  # tensor -> the concat whose slice it is, and its first channel

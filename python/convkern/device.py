@@ -76,7 +76,7 @@ def is_available() -> bool:
 
 def info(device: str = "cuda:0") -> dict[str, Any]:
     """Name, compute capability, multiprocessors and memory of a device."""
-    return module().info(_known(device))
+    return module().info(index_of(device))
 
 
 def number(device: str | None) -> int | None:
@@ -93,7 +93,8 @@ def number(device: str | None) -> int | None:
     return int(found[1] or 0)
 
 
-def _known(device: str) -> int:
+def index_of(device: str) -> int:
+    """The number of a device that is there. Raises Unsupported, DeviceError."""
     index = number(device)
     if index is None:
         raise Unsupported(f"device={device!r}; want a CUDA device such as 'cuda:0'")
@@ -140,7 +141,7 @@ def current_stream(index: int = 0) -> int:
 
 def synchronize(device: str = "cuda:0") -> None:
     """Wait for what has been queued on the current stream."""
-    index = _known(device)
+    index = index_of(device)
     module().synchronize(index, current_stream(index))
 
 
@@ -375,7 +376,7 @@ def to_device(x: Any, device: str = "cuda:0", dtype: str | None = None) -> Devic
     """
     from .arrays import as_ndarray
 
-    index = _known(device)
+    index = index_of(device)
     if on_device(x):
         array = from_object(x, "input")
         if array.device_number != index:
@@ -389,6 +390,20 @@ def to_device(x: Any, device: str = "cuda:0", dtype: str | None = None) -> Devic
             module().copy(index, array.pointer, host.ctypes.data, host.nbytes, array._stream)
             module().synchronize(index, array._stream)  # the caller may change x now
     return array if dtype is None else array.astype(dtype)
+
+
+def concatenate(arrays: Sequence[DeviceArray]) -> DeviceArray:
+    """Arrays one after another along their first axis, in new memory."""
+    first = arrays[0]
+    shape = (sum(len(a) for a in arrays), *first.shape[1:])
+    out = empty(shape, first.dtype, first.device_number)
+    at = out.pointer
+    for a in arrays:
+        dense = a.contiguous()
+        dense.wait(out._stream)
+        module().copy(out.device_number, at, dense.pointer, dense.nbytes, out._stream)
+        at += dense.nbytes
+    return out
 
 
 _DLPACK_CUDA = (2, 13)  # CUDA, CUDA managed

@@ -90,6 +90,8 @@ class Model(Layer):
         self._plans: OrderedDict[Any, CompiledPlan] = OrderedDict()
         self._packed: dict[Any, Any] = {}
         self._versions: list[int] = []
+        self._device: str | None = None
+        self._precision = "float32"
         self.exact = exact
         self.memory = memory
 
@@ -207,7 +209,10 @@ class Model(Layer):
         parts = [self._flat_outputs(self(batch, threads=threads)) for batch in batches]
         if not parts:
             raise ShapeError(f"{self.name}: predict got no batches")
-        return self.pack_outputs([column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts)])
+        join: Any = np.concatenate
+        if self._device is not None:
+            from .device import concatenate as join
+        return self.pack_outputs([column[0] if len(column) == 1 else join(column) for column in zip(*parts)])
 
     def _flat_outputs(self, result: Any) -> list[np.ndarray]:
         if self._output_layout is None:
@@ -235,17 +240,33 @@ class Model(Layer):
     def _input_names(self) -> list[str]:
         return self._input_layout if isinstance(self._input_layout, list) else [t.name for t in self.inputs]
 
-    def _checked(self, given: Sequence[Any]) -> list[np.ndarray]:
-        """The inputs of a call as float32 arrays of the right shapes, none copied."""
+    def _checked(self, given: Sequence[Any]) -> list[Any]:
+        """The inputs of a call as float32 arrays of the right shapes, none copied; on a device, as its arrays."""
         arrays = [self._checked_one(x, shape, i) for i, (x, shape) in enumerate(zip(given, self._input_shapes))]
         if len(arrays) > 1 and any(len(a) != len(arrays[0]) for a in arrays):
             shapes = ", ".join(str(a.shape) for a in arrays)
             raise ShapeError(f"{self.name}: the inputs have different batch sizes: {shapes}")
         return arrays
 
-    def _checked_one(self, x: Any, shape: OpenShape, index: int) -> np.ndarray:
-        array = as_ndarray(x, f"{self.name}: input {index}")
-        if array.dtype != FLOAT32:
+    def _checked_one(self, x: Any, shape: OpenShape, index: int) -> Any:
+        array: Any
+        if self._device is not None:
+            from . import device as devices
+
+            wanted = devices.PRECISIONS[self._precision][1]
+            array = devices.place(x, f"{self.name}: input {index}", devices.number(self._device), wanted)
+        elif isinstance(x, np.ndarray):
+            array = as_ndarray(x, f"{self.name}: input {index}")
+        else:
+            from .device import on_device
+
+            if on_device(x):
+                raise Unsupported(
+                    f"{self.name}: input {index} is on {getattr(x, 'device', 'a CUDA device')}, the model on the CPU: "
+                    f'move the model with .to("cuda:0"), or the array'
+                )
+            array = as_ndarray(x, f"{self.name}: input {index}")
+        if self._device is None and array.dtype != FLOAT32:
             raise DTypeError(
                 f"{self.name}: input {self.inputs[index].name!r} has elements of {array.dtype}, want float32: "
                 f"convert with x.astype('float32')"
@@ -260,6 +281,42 @@ class Model(Layer):
         return array if array.flags.aligned else array.copy()
 
     # Plans.
+
+    def to(self, device: str, precision: str = "float32") -> Model:
+        """Run on another device from now on; returns the model itself.
+
+        device: "cpu", or "cuda:0", "cuda:1" ...: calls then take and give arrays of that device (PyTorch, CuPy, JAX, or
+            convkern.device.to_device(x)), and return when the work is queued on the current stream.
+        precision: what the device computes in: "float32" (strict), "tf32", "fp32x3" (float32 arrays), "float16",
+            "bfloat16" (arrays of that type). Parameters stay float32 on the CPU and are rounded when a plan packs them.
+        Errors: Unsupported without CUDA kernels or for another name, DeviceError if the device is not there.
+        Source: torch.nn.Module.to. A pickled or saved model comes back on the CPU.
+
+        >>> from convkern.layers import Dense, Input
+        >>> image = Input((3,))
+        >>> Model(image, Dense(2)(image)).to("cpu").device
+        'cpu'
+        """
+        from . import device as devices
+
+        if devices.number(device) is None:
+            if precision != "float32":
+                raise Unsupported(f"precision={precision!r} on the CPU, which computes in float32")
+            self._device = None
+        else:
+            self._device = f"cuda:{devices.index_of(device)}"
+        self._precision = devices.check_precision(precision)
+        return self
+
+    @property
+    def device(self) -> str:
+        """Where calls run: "cpu" or "cuda:0" ..."""
+        return self._device or "cpu"
+
+    @property
+    def precision(self) -> str:
+        """What calls compute in; see `to`."""
+        return self._precision
 
     @property
     def exact(self) -> bool:
@@ -293,7 +350,7 @@ class Model(Layer):
         return self._plan(self._image_shapes(shapes))
 
     def _plan(self, shapes: tuple[Shape, ...]) -> CompiledPlan:
-        key = (shapes, self._exact, self._memory)
+        key = (shapes, self._exact, self._memory, self._device, self._precision)
         versions = [p.version for p in self._unique_params]
         with self._lock:
             if versions != self._versions:
@@ -304,7 +361,12 @@ class Model(Layer):
                 from .compiler import compile
 
                 plan = compile(
-                    self.graph(shapes), exact=self._exact, lean=self._memory == "lean", parameters=self._packed
+                    self.graph(shapes),
+                    exact=self._exact,
+                    lean=self._memory == "lean",
+                    device=self._device,
+                    precision=self._precision,
+                    parameters=self._packed,
                 )
                 self._plans[key] = plan
                 if len(self._plans) > PLANS:

@@ -88,7 +88,7 @@ const char* refuse(const ConvProblem& p, const Context& ctx) {
   if (p.h >= kMost || p.w >= kMost || p.c >= kMost || p.r * p.dil_h >= kMost || p.s * p.dil_w >= kMost || p.p * p.stride_h >= kMost ||
       (p.q + kPixels) * p.stride_w >= kMost || p.pad_h_lo >= kMost || p.pad_w_lo >= kMost)
     return "a size is too large";
-  if (p.p * ceil_div(p.q, kPixels) * (p.c / (16 / element_bytes(ctx.precision))) >= (int64_t{1} << 31)) return "an image has more than 2^31 strips";
+  if (p.p * ceil_div(p.q, kPixels) * (p.c / (16 / element_bytes(ctx.precision))) >= too_many_items()) return "an image has more than 2^31 strips";
   return nullptr;
 }
 double cost(const ConvProblem& p, const Context& ctx) {
@@ -104,7 +104,7 @@ cudaError_t run(const ConvProblem& p, const ConvArgs& a, const Context& ctx, voi
   return with_element(ctx.precision, [&](auto zero) {
     using T = decltype(zero);
     const int64_t strips = ceil_div(p.q, kPixels), one = p.p * strips * (p.c / kVector<T>);
-    const int64_t part = one > 0 ? ((int64_t{1} << 31) - 1) / one : 1;  // images of a launch, so that its threads fit 31 bits
+    const int64_t part = one > 0 ? (too_many_items() - 1) / one : 1;  // images of a launch, so that its threads fit 31 bits
     for (int64_t first = 0; first < ctx.images && one; first += part) {
       const int64_t images = ctx.images - first < part ? ctx.images - first : part, items = images * one;
       const ConvArgs own = from_image(a, first, element_bytes(ctx.precision));

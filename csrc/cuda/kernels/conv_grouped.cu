@@ -75,7 +75,7 @@ const char* refuse(const ConvProblem& p, const Context& ctx) {
   if (p.h >= kMost || p.w >= kMost || p.k >= kMost || p.r * p.dil_h >= kMost || p.s * p.dil_w >= kMost || p.p * p.stride_h >= kMost ||
       (p.q + kPixels) * p.stride_w >= kMost || p.pad_h_lo >= kMost || p.pad_w_lo >= kMost)
     return "a size is too large";
-  if (p.p * ceil_div(p.q, kPixels) * (p.k / 4) >= (int64_t{1} << 31)) return "an image has more than 2^31 strips";
+  if (p.p * ceil_div(p.q, kPixels) * (p.k / 4) >= too_many_items()) return "an image has more than 2^31 strips";
   return nullptr;
 }
 double cost(const ConvProblem& p, const Context& ctx) {
@@ -90,7 +90,7 @@ cudaError_t run(const ConvProblem& p, const ConvArgs& a, const Context& ctx, voi
                    int(p.pad_h_lo), int(p.pad_w_lo), int(p.dil_h), int(p.dil_w), int(p.c / p.groups), int(p.k / p.groups), int(p.k)};
   const int64_t strips = ceil_div(p.q, kPixels), one = p.p * strips * (p.k / 4);
   if (!one) return cudaSuccess;
-  const int64_t part = ((int64_t{1} << 31) - 1) / one;  // images of a launch, so that its threads fit 31 bits
+  const int64_t part = (too_many_items() - 1) / one;  // images of a launch, so that its threads fit 31 bits
   return with_element(ctx.precision, [&](auto zero) {
     using T = decltype(zero);
     using D = Divider<uint32_t>;

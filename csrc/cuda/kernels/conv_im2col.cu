@@ -22,11 +22,11 @@ struct Geometry {
 // a[m][j], j < row; zeros where the filter leaves the image and behind the last tap.
 template <class T>
 __global__ void unroll(View x, T* a, Geometry g, Divider<uint32_t> by_row, Divider<uint32_t> by_c, Divider<uint32_t> by_s, Divider<uint32_t> by_r,
-                       Divider<uint32_t> by_q, Divider<uint32_t> by_p, Divider<uint32_t> by_z, int64_t items, uint32_t row) {
+                       Divider<uint32_t> by_q, Divider<uint32_t> by_p, Divider<uint32_t> by_z, int64_t items, uint32_t row, bool fast) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items; item += step) {
     uint32_t m, j;
-    if (items < (int64_t{1} << 31)) {
+    if (fast) {
       m = by_row.divmod(static_cast<uint32_t>(item), j);
     } else {
       m = static_cast<uint32_t>(item / row), j = static_cast<uint32_t>(item % row);
@@ -136,7 +136,7 @@ cudaError_t run_im2col(const ConvProblem& p, const ConvArgs& a, const Context& c
       const ConvArgs own = from_image(a, first, element_bytes(ctx.precision));
       T* rows = static_cast<T*>(workspace);
       cudaError_t e = launch<false>(unroll<T>, dim3(blocks_for(items, 256)), dim3(256), 0, stream, own.x, rows, g, D(row), D(p.c), D(p.s), D(p.r),
-                                    D(p.q), D(p.p), D(p.z), items, static_cast<uint32_t>(row));
+                                    D(p.q), D(p.p), D(p.z), items, static_cast<uint32_t>(row), items < too_many_items());
       if (e == cudaSuccess) e = multiply<T>(p, own, ctx, rows, row, static_cast<int>(row), images, stream);
       if (e != cudaSuccess) return e;
     }

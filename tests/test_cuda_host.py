@@ -1,0 +1,303 @@
+"""CUDA without a GPU: the portable kernels and the device plan on an emulated "cuda:0" (emulated.py), index arithmetic beyond
+2^31, dispatch, refusals, and the tools of the CUDA build.
+
+What cannot be seen here: races, the memory model, tensor cores, speed. `make gpu-test` runs the same cases on a device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import mmap
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cuda_cases
+import emulated
+import oracle
+import test_kernels_other as other
+import tolerance
+from convkern import _core, device
+from convkern.device import DeviceArray, Runner
+from convkern.errors import DeviceError, Unsupported
+from cuda_cases import *  # noqa: F403 - the tests
+from cuda_cases import check_network, check_row
+from oracle import Conv
+
+ROOT = Path(__file__).resolve().parent.parent
+NETWORKS = ["alexnet_lecture", "squeezenet1_1", "mobilenet_v2", "resnet18", "densenet121", "efficientnet_b0"]
+
+
+@pytest.fixture(scope="session")
+def emulation() -> Any:
+    return emulated.module()
+
+
+@pytest.fixture
+def cuda(emulation: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The emulated module, in use as convkern's."""
+    monkeypatch.setattr(device, "_module", emulation)
+    monkeypatch.setattr(device, "current_stream", lambda index=0: 1)
+    return emulation
+
+
+@pytest.fixture(params=cuda_cases.listed("PORTABLE"))
+def row(request: pytest.FixtureRequest) -> str:
+    """Each portable convolution row."""
+    return request.param
+
+
+# How many of the problems a row must take: fewer means that it refuses what it should serve.
+LEAST = {"conv_ref": 150, "conv_direct": 130, "conv_im2col": 50, "conv_split": 50, "conv_transposed": 10}
+FLOAT_ONLY = ("conv_winograd2", "conv_winograd4")
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_exact_sums(cuda: Any, row: str, precision: str) -> None:
+    """Tails, asymmetric padding, strides, dilation, groups, multipliers, 1-D to 3-D, transposed; to the bit."""
+    check_row(row, precision, 0 if row in FLOAT_ONLY and precision != "float32" else LEAST.get(row, 2))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks(cuda: Any, name: str) -> None:
+    check_network(name, 67 if name == "alexnet_lecture" else 32, "float32")
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_a_network_in_half_precision(cuda: Any, precision: str) -> None:
+    check_network("resnet18", 32, precision)
+
+
+# Sizes beyond 31 bits
+
+
+@pytest.fixture(params=[1, 200])
+def few_items(cuda: Any, request: pytest.FixtureRequest) -> Iterator[int]:
+    """Makes kernels believe that so many items are too many for 32-bit indices and for one launch."""
+    library = ctypes.CDLL(str(emulated.build()))
+    library.ck_emulated_items(ctypes.c_int64(request.param))
+    yield request.param
+    library.ck_emulated_items(ctypes.c_int64(2**31))
+
+
+def test_kernels_with_64_bit_indices(few_items: int, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    """What tensors of more than 2^31 elements take: 64-bit indices, batches cut into several launches."""
+    monkeypatch.setattr(other, "run", cuda_cases.run_other)
+    other.test_odd_pools("float32", True, rng)
+    other.test_scale_and_shift("float32", rng)
+    other.test_binary_operators_broadcast("float32", "add", rng)
+    other.test_transposes("float32", (3, 1, 0, 2), rng)
+    other.test_pads_and_crops("float32", "reflect", rng)
+    cuda_cases.test_layouts_of_a_caller(None, rng)
+    ran = dict.fromkeys(cuda_cases.listed("PORTABLE"), 0)
+    for algo in ran:
+        for turn, problem in enumerate([*cuda_cases.ODD[::6], *cuda_cases.LARGER]):
+            ran[algo] += cuda_cases.check_conv(algo, "float32", problem, turn)
+    if few_items == 200:  # with 1 every image is too large for the rows that count pixels in 31 bits
+        assert min(ran.values()) >= 1, ran
+    assert ran["conv_ref"] > 20
+
+
+def far_apart(x: np.ndarray) -> DeviceArray:
+    """The values with images more than 2^31 elements apart, in memory that exists only where it is touched."""
+    image = 2**31 + 64
+    memory = mmap.mmap(-1, 4 * (image * (len(x) - 1) + x[0].size + 64), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
+    flat = np.frombuffer(memory, np.float32)
+    for i, values in enumerate(x):
+        flat[i * image : i * image + values.size] = values.ravel()
+    strides = (image * 4, *device.dense_strides(x.shape[1:], 4))
+    return DeviceArray((memory, flat), flat.ctypes.data, x.shape, strides, "float32", 0, 1)
+
+
+@pytest.mark.skipif(sys.maxsize < 2**33, reason="needs 64-bit addresses")
+def test_offsets_beyond_2_31_elements(cuda: Any, rng: np.random.Generator) -> None:
+    """Every row of every family reads its second image 2^31 elements behind the first."""
+    convs = [Conv(1, 6, 6, 32, 32, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1), groups=g) for g in (1, 8, 32)]
+    convs += [Conv(1, 1, 1, 128, 32), Conv(1, 4, 4, 8, 8, 1, 2, 2, (1, 2, 2), transposed=True)]
+    seen = set()
+    for problem in convs:
+        data = oracle.conv_data(problem, rng, 2)
+        for algo in cuda_cases.listed("PORTABLE"):
+            exact = cuda_cases.is_exact(algo)
+            runner = cuda_cases.conv_runner(problem, data.w, data.bias, algo, "float32", exact=exact)
+            try:
+                got = runner.run([far_apart(data.x)])[0].numpy()
+            except Unsupported:
+                continue
+            seen.add(algo)
+            bound = np.full(data.want.shape, 2.0**-126)
+            if algo == "conv_winograd4":
+                bound = tolerance.winograd_bound(data.x, data.w, data.bias, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1))
+            tolerance.assert_within(got, data.want, bound, (algo, str(problem)))
+    assert seen == {*cuda_cases.listed("PORTABLE")} - {"conv_pointwise"}  # it wants the pixels of all images in one list
+    x = oracle.integers(rng, (2, 1, 4, 4, 8))
+    for c in (8, 7):
+        steps: dict[Any, Any] = {
+            other.step("pool", "max", window=(1, 2, 2), stride=(1, 2, 2), out=(1, 2, 2)): x.reshape(2, 1, 2, 2, 2, 2, 8).max((3, 5)),
+            other.step("adaptive_pool", "avg", out=(1, 1, 1)): x.mean((1, 2, 3), keepdims=True),
+            other.step("activation", "relu"): np.maximum(x, 0),
+            other.step("transpose", (0, 3, 1, 2)): x.transpose(0, 1, 4, 2, 3),
+            other.step("resize", out=(1, 8, 8)): x.repeat(2, 2).repeat(2, 3),
+        }
+        for build, want in steps.items():
+            plan = _core.Plan(record=True)
+            plan.finish([build(plan, plan.input((1, 4, 4, c)))])
+            got = Runner(plan, 0, "float32").run([far_apart(x)[..., :c]])[0].numpy()
+            want = want[:, :, :c] if want.shape[2] == 8 and want.shape[-1] == 4 else want[..., :c]
+            tolerance.assert_exact(got, want, c)
+
+
+# Without CUDA
+
+
+def test_the_plain_package_has_no_cuda() -> None:
+    """Importing and running models loads neither the CUDA module nor a driver; asking for a device says what to do."""
+    code = (
+        "import sys, numpy as np\n"
+        "from convkern import Input, Model\n"
+        "from convkern.layers import Dense\n"
+        "image = Input((3,))\n"
+        "model = Model(image, Dense(2)(image))\n"
+        "model(np.zeros((1, 3), 'f4'))\n"
+        "assert not {'convkern._cuda', 'convkern.device'} & {*sys.modules}, 'loaded'\n"
+        "maps = open('/proc/self/maps').read()\n"
+        "assert 'libcuda' not in maps and 'libcudart' not in maps\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_where_no_kernels_were_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_module", None)
+    monkeypatch.setitem(sys.modules, "convkern._cuda", None)
+    assert not device.is_available()
+    model = cuda_cases.small_net()
+    with pytest.raises(Unsupported, match="CONVKERN_CUDA=ON"):
+        model.to("cuda:0")
+    assert model.device == "cpu" and model(np.zeros((1, 13, 11, 3), "f4")).shape == (1, 10)
+    with pytest.raises(Unsupported, match="device='gpu'"):
+        model.to("gpu")
+    with pytest.raises(Unsupported, match="precision='float16' on the CPU"):
+        model.to("cpu", "float16")
+
+
+def test_a_device_that_is_not_there(cuda: Any) -> None:
+    with pytest.raises(DeviceError, match=r"cuda:3.*there are 1"):
+        cuda_cases.small_net().to("cuda:3")
+
+
+def test_a_table_of_another_version_is_refused(emulation: Any) -> None:
+    library = ctypes.CDLL(str(emulated.build()))
+    library.ck_device_table.restype = ctypes.POINTER(ctypes.c_uint32 * 8)
+    changed = (ctypes.c_uint32 * 8)(*library.ck_device_table().contents)
+    changed[0] += 1
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    name = ctypes.c_char_p(b"convkern.device.table")
+    with pytest.raises(Unsupported, match="another version"):
+        _core.DeviceModule(new(ctypes.addressof(changed), name, None))
+
+
+def test_streams_of_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller's: set by hand, else PyTorch's, else CuPy's, else the default one."""
+
+    class Torch:
+        class cuda:  # noqa: N801
+            is_initialized = staticmethod(lambda: True)
+            current_stream = staticmethod(lambda index: type("Stream", (), {"cuda_stream": 1000 + index}))
+
+    class Cupy:
+        class cuda:  # noqa: N801
+            get_current_stream = staticmethod(lambda: type("Stream", (), {"ptr": 77}))
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert device.current_stream() == 1
+    monkeypatch.setitem(sys.modules, "cupy", Cupy)
+    assert device.current_stream() == 77
+    monkeypatch.setitem(sys.modules, "torch", Torch)
+    assert device.current_stream(2) == 1002
+    with device.stream(5):
+        assert device.current_stream() == 5
+    assert device.current_stream(0) == 1000
+
+
+def test_arrays_of_the_cuda_array_interface(cuda: Any) -> None:
+    x = np.arange(24, dtype="f4").reshape(2, 3, 4)
+
+    class Foreign:
+        __cuda_array_interface__ = dict(
+            shape=(2, 2, 4), typestr="<f4", data=(x[:, 1:].ctypes.data, False), strides=(48, 16, 4), version=3, stream=None
+        )
+
+    assert device.on_device(Foreign())
+    array = device.from_object(Foreign(), "x")
+    tolerance.assert_exact(array.numpy(), x[:, 1:])
+    again = array.transpose(2, 0, 1).__cuda_array_interface__
+    assert again["shape"] == (4, 2, 2) and again["strides"] == (4, 48, 16) and again["data"][0] == array.pointer
+    model = cuda_cases.small_net()
+    image = np.random.default_rng(0).standard_normal((1, 13, 11, 3)).astype("f4")
+    want = model(image)
+
+    class Image:
+        __cuda_array_interface__ = dict(shape=image.shape, typestr="<f4", data=(image.ctypes.data, False), version=2)
+
+    tolerance.assert_within(model.to("cuda:0")(Image()).numpy(), want, tolerance.network_bound(want))
+
+
+# The tools
+
+
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_architectures_of_a_machine() -> None:
+    archs = tool("native_archs").archs
+    assert archs("9.0\n9.0\n") == "90a" and archs("8.6\n7.5\n") == "75;86" and archs("12.0\n") == "120"
+
+
+REPORT = """\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_ZN2ck4cuda4gemmIfLi64EEEvT_' for 'sm_80'
+ptxas info    : Function properties for _ZN2ck4cuda4gemmIfLi64EEEvT_
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 128 registers, used 1 barriers, 8192 bytes smem, 712 bytes cmem[0]
+ptxas info    : Compiling entry function '_ZN2ck4cuda4poolEv' for 'sm_90a'
+ptxas info    : Function properties for _ZN2ck4cuda4poolEv
+    {stack} bytes stack frame, {spill} bytes spill stores, 8 bytes spill loads
+ptxas info    : Used 40 registers, used 0 barriers
+"""
+
+
+@pytest.mark.parametrize(
+    "stack,spill,more,wrong",
+    [
+        (0, 0, "", ""),
+        (8, 16, "", "spills"),
+        (64, 0, "", "stack"),
+        (0, 0, "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized\n", "C7510"),
+        (0, 0, "ptxas warning : (C7508) something\n", "C7508"),
+    ],
+)
+def test_reports_of_the_compiler(tmp_path: Path, stack: int, spill: int, more: str, wrong: str) -> None:
+    text = REPORT.format(stack=stack, spill=spill).replace("8 bytes spill loads", f"{spill} bytes spill loads")
+    (tmp_path / "pool.cu.o.ptxas").write_text(text + more)
+    check = tool("check_cuda")
+    rows, problems = check.read(tmp_path)
+    assert [(r.kernel, r.arch, r.registers, r.shared) for r in rows] == [
+        ("ck::cuda::gemm<float, 64>", "sm_80", 128, 8192),
+        ("ck::cuda::pool", "sm_90a", 40, 0),
+    ]
+    assert bool(problems) == bool(wrong) and all(wrong in p for p in problems)
+    assert check.read(tmp_path / "nothing")[1]  # no report is a failure, too

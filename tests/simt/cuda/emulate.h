@@ -120,6 +120,15 @@ inline Bfloat from_float<Bfloat>(float v) {
   return v != v ? Bfloat{0x7fff} : Bfloat{static_cast<uint16_t>((u + 0x7fff + (u >> 16 & 1)) >> 16)};
 }
 
+// What cuda/common.cuh asks an emulation.
+struct Emulated {
+  int64_t too_many_items = int64_t{1} << 31;
+};
+inline const Emulated& emulated() {
+  static const Emulated limits;
+  return limits;
+}
+
 template <class... P>
 void run_kernel(void (*kernel)(P...), const std::tuple<P...>& args, dim3 grid, dim3 block, int64_t shared, int cluster,
                 cudaError_t* result) {

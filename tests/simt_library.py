@@ -68,9 +68,9 @@ _ARGS = _struct(
 )
 MAP_SPEC = _struct(
     "MapSpec",
-    "base type rank dim stride box im2col lower upper step",
+    "base type rank dim stride box im2col lower upper step unused",
     base=ctypes.c_void_p,
-    **dict.fromkeys(("type", "rank", "im2col"), ctypes.c_int32),
+    **dict.fromkeys(("type", "rank", "im2col", "unused"), ctypes.c_int32),
     dim=ctypes.c_uint64 * 4,
     stride=ctypes.c_uint64 * 3,
     box=ctypes.c_uint32 * 4,

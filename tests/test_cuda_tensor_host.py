@@ -96,9 +96,9 @@ def test_every_sm90_tile_shape(kind: int, i: int, precision: str, rng: np.random
 
         check(case, row, call)
         done += 1
-        if done == 3:
+        if done == 2:
             return
-    raise AssertionError("fewer than three cases")
+    raise AssertionError("fewer than two cases")
 
 
 def mma_cases() -> list[Any]:

@@ -130,8 +130,9 @@ CK_DEV void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 // min(max(v, lo), hi); NaN stays NaN.
 CK_DEV float clamp(float v, float lo, float hi) {
 #if __CUDA_ARCH__ >= 800
-  asm("max.NaN.f32 %0, %0, %1;" : "+f"(v) : "f"(lo));
-  asm("min.NaN.f32 %0, %0, %1;" : "+f"(v) : "f"(hi));
+  float w;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(w) : "f"(v), "f"(lo));
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(v) : "f"(w), "f"(hi));
   return v;
 #else
   v = v < lo ? lo : v;

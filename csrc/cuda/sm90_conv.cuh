@@ -150,6 +150,9 @@ CK_DEV void write_tile(const float (&acc)[kMi][kN / 2], const Sm90Args& g, int n
                        Ring<kPanels>& out) {
   constexpr bool kHalf = sizeof(T) == 2;
   constexpr int kColumns = kPanelColumns<T>, kBlocks = kColumns / 8;  // of a panel; blocks of 8 columns
+  // Blocks whose scale and bias are read at once: all of a panel, ahead of the wait for it, or, for the registers, half of it.
+  constexpr int kAhead = kMi * kN >= 256 ? kBlocks / 2 : kBlocks;
+  static_assert(!kAnyAct || kAhead == kBlocks, "");
   const int lane = lane_index();
   const int warp_row = threadIdx.x / 32 % 4 * 16;
   // 16 bits: this lane's row for stmatrix and ldmatrix, which move four 8x8 blocks: rows {0-7, 8-15} x two chunks of 8 columns
@@ -161,13 +164,16 @@ CK_DEV void write_tile(const float (&acc)[kMi][kN / 2], const Sm90Args& g, int n
   for (int mi = 0; mi < kMi; ++mi)
 #pragma unroll
     for (int panel = 0; panel < kN / kColumns; ++panel) {
-      float2 scale[kBlocks], bias[kBlocks];
+      float2 scale[kAhead], bias[kAhead];
+      auto read_factors = [&](int first) {
 #pragma unroll
-      for (int j = 0; j < kBlocks; ++j) {
-        const int col = first_col + panel * kColumns + j * 8;
-        scale[j] = g.scale && col < g.k ? __ldg(reinterpret_cast<const float2*>(g.scale + col)) : make_float2(1.f, 1.f);
-        bias[j] = g.bias && col < g.k ? __ldg(reinterpret_cast<const float2*>(g.bias + col)) : make_float2(0.f, 0.f);
-      }
+        for (int j = 0; j < kAhead; ++j) {
+          const int col = first_col + panel * kColumns + (first + j) * 8;
+          scale[j] = g.scale && col < g.k ? __ldg(reinterpret_cast<const float2*>(g.scale + col)) : make_float2(1.f, 1.f);
+          bias[j] = g.bias && col < g.k ? __ldg(reinterpret_cast<const float2*>(g.bias + col)) : make_float2(0.f, 0.f);
+        }
+      };
+      read_factors(0);
       barrier_wait(ready + 8 * out.stage, out.parity);
       const uint32_t base = ring_base + out.stage * kPanelBytes, row_address = base + row * 128;
       // Where 16-bit blocks j and j + 1 are, and where a lane's pair of block j, rows t/4 + 8*h, is; swizzled.
@@ -178,11 +184,13 @@ CK_DEV void write_tile(const float (&acc)[kMi][kN / 2], const Sm90Args& g, int n
       };
       auto sum = [&](int j, int h) {  // before the residual
         const float* d = &acc[mi][panel * (kColumns / 2) + j * 4 + h * 2];
-        return make_float2(fmaf(d[0], scale[j].x, bias[j].x), fmaf(d[1], scale[j].y, bias[j].y));
+        const float2 a = scale[j % kAhead], b = bias[j % kAhead];
+        return make_float2(fmaf(d[0], a.x, b.x), fmaf(d[1], a.y, b.y));
       };
       if constexpr (!kAnyAct) {
 #pragma unroll
         for (int j = 0; j < kBlocks; j += 2) {
+          if (j && j % kAhead == 0) read_factors(j);
           uint32_t packed[4];
           if (kHalf && g.residual) ldmatrix_x4(blocks_at(j), packed);
 #pragma unroll

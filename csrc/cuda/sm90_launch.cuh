@@ -67,12 +67,12 @@ struct LaunchShape {
   int blocks, threads, shared_bytes, cluster;
 };
 
-// Lets a kernel have its shared memory and clusters of 16, once on each device.
+// Lets a kernel have its shared memory, and clusters of 16 if it is to run in them; once on each device.
 inline cudaError_t configure(const void* kernel, const LaunchShape& shape, const Device& device) {
   static std::mutex mutex;
-  static std::map<std::pair<const void*, int>, int> done;  // -> shared bytes
+  static std::map<std::tuple<const void*, int, bool>, int> done;  // -> shared bytes
   const std::lock_guard<std::mutex> lock(mutex);
-  int& bytes = done[{kernel, device.id}];
+  int& bytes = done[std::make_tuple(kernel, device.id, shape.cluster > 8)];
   if (bytes >= shape.shared_bytes) return cudaSuccess;
   cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
   if (e == cudaSuccess && shape.cluster > 8) e = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);

@@ -29,6 +29,7 @@ struct MapSpec {
   int32_t im2col;              // 1: rank 4 (C W H N), corners and steps below
   int32_t lower[2], upper[2];  // W first: pixel origins lie in [lower, dim - 1 + upper]
   uint32_t step[2];            // W first: from one origin to the next
+  int32_t unused;              // no padding: specs are compared as bytes
 
   int element_bytes() const { return type == kTf32 || type == kFloat ? 4 : 2; }
   int swizzle_bytes() const { return static_cast<int>(box[0]) * element_bytes(); }  // 128 or 64: the row of a tile
@@ -127,9 +128,11 @@ inline Sm90Args sm90_args(const ConvProblem& c, int64_t images, int element_byte
   return g;
 }
 
+static_assert(sizeof(MapSpec) == 120, "no padding");
+
 inline MapSpec tiled_map(MapSpec::Type type, const void* base, int rank) {
   MapSpec m;
-  std::memset(&m, 0, sizeof m);  // padding too: specs are compared as bytes
+  std::memset(&m, 0, sizeof m);
   m.base = base, m.type = type, m.rank = rank;
   return m;
 }

@@ -56,7 +56,7 @@ struct MmaConfig {
   static constexpr int kAPasses = kM / kPass, kBPasses = kN / kPass;
   static constexpr int kABytes = kM * kRow, kStageBytes = kABytes + kN * kRow;
   static constexpr int kShared = kStages * kStageBytes;
-  static constexpr int kBlocks = kThreads == 256 ? 2 : kProduct == Product::kThree ? 3 : 4;  // of an SM, for the registers
+  static constexpr int kBlocks = kThreads == 256 ? 2 : kM == 128 || kProduct == Product::kThree ? 3 : 4;  // of an SM, for the registers
   static_assert(kAPasses * kPass == kM && kBPasses * kPass == kN && kNi % 4 == 0, "");
 };
 
@@ -175,6 +175,14 @@ struct MmaLoader {
   }
 };
 
+// A float becomes the nearest TF32, and what is left of it (for three products) another.
+template <Product kProduct>
+CK_DEV void split_tf32(uint32_t& v, uint32_t& small) {
+  const float whole = __uint_as_float(v);
+  v = to_tf32(v);
+  if constexpr (kProduct == Product::kThree) small = to_tf32(__float_as_uint(whole - __uint_as_float(v)));
+}
+
 // One warp's product over one stage: acc += A * B^T.
 template <class C>
 CK_DEV void mma_stage(float (&acc)[C::kMi][C::kNi][4], uint32_t a_base, uint32_t b_base, int row_a, int row_b) {
@@ -184,54 +192,38 @@ CK_DEV void mma_stage(float (&acc)[C::kMi][C::kNi][4], uint32_t a_base, uint32_t
   // 0-7 the first 8 filters' first chunk, 8-15 their second, 16-31 the next 8 filters
   const int a_row = row_a + lane % 16, a_chunk = lane / 16;
   const int b_row = row_b + lane % 8 + lane / 16 * 8, b_chunk = lane / 8 % 2;
-#pragma unroll
+#pragma unroll(C::kProduct == Product::kThree ? 1 : 2)  // three products: registers
   for (int kk = 0; kk < 2; ++kk) {
-    uint32_t a[C::kMi][4], b[C::kNi][2];
+    uint32_t a[C::kMi][4];
 #pragma unroll
     for (int i = 0; i < C::kMi; ++i) ldmatrix_x4(a_base + swizzled_chunk(a_row + 16 * i, 2 * kk + a_chunk), a[i]);
+    uint32_t a_small[C::kMi][4];
+    if constexpr (sizeof(T) == 4) {  // the filters of plain TF32 were rounded when they were packed
+#pragma unroll
+      for (int i = 0; i < C::kMi; ++i)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) split_tf32<C::kProduct>(a[i][e], a_small[i][e]);
+    }
 #pragma unroll
     for (int j = 0; j < C::kNi; j += 2) {
       uint32_t v[4];
       ldmatrix_x4(b_base + swizzled_chunk(b_row + 8 * j, 2 * kk + b_chunk), v);
-      b[j][0] = v[0], b[j][1] = v[1], b[j + 1][0] = v[2], b[j + 1][1] = v[3];
-    }
-    if constexpr (C::kProduct == Product::kThree) {
-      uint32_t b_small[C::kNi][2];
 #pragma unroll
-      for (int j = 0; j < C::kNi; ++j)
+      for (int jj = 0; jj < 2; ++jj) {
+        uint32_t b[2] = {v[2 * jj], v[2 * jj + 1]}, b_small[2];
+        if constexpr (C::kProduct == Product::kThree) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float v = __uint_as_float(b[j][i]);
-          b[j][i] = to_tf32(b[j][i]);
-          b_small[j][i] = to_tf32(__float_as_uint(v - __uint_as_float(b[j][i])));
+          for (int e = 0; e < 2; ++e) split_tf32<C::kProduct>(b[e], b_small[e]);
         }
 #pragma unroll
-      for (int i = 0; i < C::kMi; ++i) {
-        uint32_t a_small[4];
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const float v = __uint_as_float(a[i][e]);
-          a[i][e] = to_tf32(a[i][e]);
-          a_small[e] = to_tf32(__float_as_uint(v - __uint_as_float(a[i][e])));
-        }
-#pragma unroll
-        for (int j = 0; j < C::kNi; ++j) {
-          mma<T>(acc[i][j], a[i], b_small[j]);
-          mma<T>(acc[i][j], a_small, b[j]);
-          mma<T>(acc[i][j], a[i], b[j]);
+        for (int i = 0; i < C::kMi; ++i) {
+          if constexpr (C::kProduct == Product::kThree) {
+            mma<T>(acc[i][j + jj], a[i], b_small);
+            mma<T>(acc[i][j + jj], a_small[i], b);
+          }
+          mma<T>(acc[i][j + jj], a[i], b);
         }
       }
-    } else {
-      if constexpr (sizeof(T) == 4) {  // TF32: pixels are rounded here, filters were when they were packed
-#pragma unroll
-        for (int i = 0; i < C::kMi; ++i)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) a[i][e] = to_tf32(a[i][e]);
-      }
-#pragma unroll
-      for (int i = 0; i < C::kMi; ++i)
-#pragma unroll
-        for (int j = 0; j < C::kNi; ++j) mma<T>(acc[i][j], a[i], b[j]);
     }
   }
 }

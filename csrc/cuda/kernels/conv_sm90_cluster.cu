@@ -10,7 +10,7 @@
 //
 //           warps 0-3 multiply, warp 4 loads. The order of sums is fixed: the same bits every time
 // Cost      2*NPQ*K*RSC flop over all SMs, and about 1.5 us more than conv_sm90_persistent for the exchange
-// Refuses   what conv_sm90_persistent does; 16 images and more of more than 2^16 outputs' rows: there is no use in splitting them
+// Refuses   what conv_sm90_persistent does; more tiles than a grid of clusters has
 // Source    CUDA C++ Programming Guide, "Distributed Shared Memory"
 // Tried     clusters do not tile the device: ask cudaOccupancyMaxActiveClusters (times step up as if fewer than 16 clusters of 8, and fewer than 8
 //           of 16, ran at once)

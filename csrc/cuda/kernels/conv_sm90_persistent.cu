@@ -13,7 +13,7 @@
 //           dilation cost no instructions
 // Cost      2*NPQ*K*RSC flop; x is fetched R*S times, from L2: 4-5 cycles per 128-byte row of a pixel and SM, the limit at K = 64
 // Refuses   float and 3xTF32 products; groups, volumes, transposed; channels or filters that are not whole 16 bytes; padding or a reach of 128
-//           pixels, strides above 8 (im2col's limits); activations other than clamps except in three of the shapes
+//           pixels, strides above 8 (im2col's limits). Activations other than clamps run in three of the shapes
 // Source    CUDA 13 driver API, cuTensorMapEncodeIm2col; PTX ISA 9.0, wgmma; the structure follows CUTLASS' warp-specialised kernels
 // Tried     (H100, N=64, half)
 //           multicast of filters to pairs of blocks: nothing (128x256: 314 us with, 311 without; ping-pong lost 25 %)
@@ -43,7 +43,6 @@ struct Config {
   static constexpr int kBarrierOffset = kPanelOffset + kGroups * kPanels * kPanelBytes;
   static constexpr int kShared = kBarrierOffset + 8 * (2 * kStages + 2 * kGroups * kPanels + 2);
   static constexpr int kThreads = 128 * (1 + kGroups);
-  [[maybe_unused]] static constexpr int kConsumerRegisters = kGroups == 3 ? 152 : 232;  // 40 for the producers; the sum must fit 65536
   static_assert(kShared <= kSm90Shared, "too much shared memory");
   static_assert(kGroups == 2 || !kPingPong, "two take turns");
 };
@@ -116,7 +115,7 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocks)
           [&](int j, uint32_t src) { tma_store_2d(&map_y, src, col_of(j), row_of(j)); });
     }
   } else {
-    if constexpr (C::kBlocks == 1) claim_registers<C::kConsumerRegisters>();
+    if constexpr (C::kBlocks == 1) claim_registers<C::kGroups == 3 ? 152 : 232>();  // 40 for the producers; the sum must fit 65536
     const int wg = warp / 4 - 1;
     const int step = C::kPingPong ? 2 : 1, first = C::kPingPong ? wg : 0;
     const uint32_t shared_a = base + (C::kPingPong ? 0 : wg * C::kMi * 64 * C::kRow), shared_b = base + C::kABytes;

@@ -7,6 +7,9 @@
 #   make asan         the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make native-test  every kernel without Python, on every ISA of this machine (ARGS="problems seed index"; SANITIZE=ON)
 #   make neon         cross-compile for aarch64, look at the machine code      make neon-test    ... and run it in an emulator
+#   make cuda         the CUDA kernels for all devices, into build/cuda, and a check of what the compiler says about them (needs nvcc, no GPU)
+#   make gpu-test     on a machine with a GPU: build for it alone, run its tests (no network: the packages of PYTHON are used; ARGS="-k conv")
+#   make gpu-bench    the same build, timed beside PyTorch (ARGS="resnet50 --batch 1 32 --json gpu.json")
 #   make stubs        write python/convkern/_core.pyi anew       make check-build    it is current; the objects keep to their ISA
 #   make dev          an editable install with all tools and the pre-commit hooks
 #   make clean        remove build/, dist/ and .venv
@@ -21,7 +24,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 SOURCES := CMakeLists.txt pyproject.toml constraints.txt README.md \
            $(shell find csrc python -type f ! -name '*.so' ! -name '*.pyc' ! -name '.*')
-CXX_FILES = $(shell find csrc tests/native -name '*.cpp' -o -name '*.h')
+CXX_FILES = $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 WHEEL_LIMIT := 5000000
 NATIVE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCONVKERN_NATIVE=ON
 
@@ -29,7 +32,7 @@ SANITIZE ?= OFF
 CROSS ?= aarch64-linux-gnu-
 SYSROOT ?= /usr/aarch64-linux-gnu
 
-.PHONY: demo test lint format wheel wheel-check asan native-test neon neon-test stubs check-build dev clean
+.PHONY: demo test lint format wheel wheel-check asan native-test neon neon-test cuda gpu-test gpu-bench stubs check-build dev clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
@@ -88,6 +91,31 @@ neon-test: neon
 	@command -v qemu-aarch64 >/dev/null || { echo "qemu-aarch64 was not found: apt install qemu-user"; exit 1; }
 	QEMU_LD_PREFIX=$(SYSROOT) qemu-aarch64 build/neon/tests/native/native_kernels $(ARGS)
 
+cuda: .venv/cuda.stamp
+	$(BIN)/cmake -S . -B build/cuda -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCONVKERN_CUDA=ON
+	$(BIN)/cmake --build build/cuda --target _cuda
+	$(BIN)/python tools/check_cuda.py build/cuda
+
+# Nothing is fetched: PYTHON has torch, numpy, pytest, scikit-build-core, pybind11, cmake and ninja.
+build/gpu/convkern: $(SOURCES)
+	CONVKERN_CUDA=ON CONVKERN_CUDA_ARCHS=native $(PYTHON) -m pip install --disable-pip-version-check --no-build-isolation --no-deps --no-index \
+	  --upgrade --target build/gpu .
+	@touch $@
+
+gpu-test: build/gpu/convkern
+	CONVKERN_REQUIRE_GPU=1 PYTHONPATH=build/gpu $(PYTHON) -m pytest -p no:cacheprovider tests/gpu $(ARGS)
+	@command -v compute-sanitizer >/dev/null || echo "compute-sanitizer was not found: no check for memory errors and races"
+	@for tool in memcheck racecheck; do \
+	  if command -v compute-sanitizer >/dev/null; then \
+	    CONVKERN_REQUIRE_GPU=1 PYTHONPATH=build/gpu PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
+	      $(PYTHON) -m pytest -p no:cacheprovider tests/gpu -m sanitizer -x -q || exit 1; \
+	  fi; \
+	done
+
+gpu-bench: build/gpu/convkern
+	PYTHONPATH=build/gpu $(PYTHON) -m convkern.bench.gpu $(ARGS)
+
 stubs: .venv/test.stamp .venv/tools.stamp
 	$(BIN)/python tools/stubs.py --write
 
@@ -119,6 +147,10 @@ clean:
 
 .venv/cmake.stamp: .venv/bin/python
 	$(INSTALL) cmake ninja
+	@touch $@
+
+.venv/cuda.stamp: .venv/bin/python
+	$(INSTALL) cmake ninja pybind11
 	@touch $@
 
 .venv/tools.stamp: .venv/bin/python constraints.txt

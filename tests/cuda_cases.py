@@ -1,4 +1,5 @@
-"""What must hold on a CUDA device, whichever: test_cuda_host.py runs this on the emulated one, gpu/test_cuda.py on a real one.
+"""What must hold on a CUDA device, whichever: test_cuda_host.py runs this on the emulated one,
+gpu/test_cuda.py on a real one.
 
 Every row of csrc/cuda/kernels.def is forced by name on odd problems, in every precision it accepts. Small integers make
 every sum exact in float32, so that a result is the oracle's value rounded once to the element type, to the bit: in
@@ -19,11 +20,10 @@ import numpy as np
 import pytest
 import torch
 
-import golden
 import oracle
 import test_kernels_other as other
 import tolerance
-from convkern import Model, _core, device
+from convkern import Model, _core, device, ops
 from convkern.device import DeviceArray, Runner
 from convkern.errors import DTypeError, ShapeError, Unsupported
 from convkern.models import get_model
@@ -83,7 +83,11 @@ LARGER = [
     Conv(1, 7, 7, 128, 128, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1), groups=32),
     Conv(1, 8, 8, 64, 64, 1, 3, 3, (1, 2, 2), (0, 1, 1), (0, 1, 1), groups=8),
     Conv(1, 7, 7, 64, 128, 1, 3, 3, dilation=(1, 2, 2), groups=2),
-    *(Conv(1, 11, 13, 32, 32, 1, r, r, (1, s, s), (0, r // 2, r // 2), (0, 1, 1), groups=32) for r in (3, 5) for s in (1, 2)),
+    *(
+        Conv(1, 11, 13, 32, 32, 1, r, r, (1, s, s), (0, r // 2, r // 2), (0, 1, 1), groups=32)
+        for r in (3, 5)
+        for s in (1, 2)
+    ),
     Conv(1, 9, 9, 24, 24, 1, 3, 7, (1, 1, 2), (0, 1, 3), (0, 1, 3), (1, 2, 1), groups=24),
     Conv(1, 6, 5, 16, 24, 1, 4, 4, (1, 2, 2), (0, 1, 1), (0, 1, 1), transposed=True),
 ]
@@ -166,7 +170,15 @@ def test_every_channel_count(cuda: Any, row: str) -> None:
 
 
 # Rows that take a 1x1 or 3x3 filter of one stride and any number of channels, or of all multiples of four or eight.
-SMALL_CHANNELS = ("conv_ref", "conv_direct", "conv_split", "conv_im2col", "conv_pointwise", "conv_grouped", "conv_depthwise")
+SMALL_CHANNELS = (
+    "conv_ref",
+    "conv_direct",
+    "conv_split",
+    "conv_im2col",
+    "conv_pointwise",
+    "conv_grouped",
+    "conv_depthwise",
+)
 
 
 def test_scale_is_an_epilogue_factor(cuda: Any, row: str) -> None:
@@ -190,7 +202,9 @@ def test_scale_is_an_epilogue_factor(cuda: Any, row: str) -> None:
 @pytest.mark.parametrize("act", tolerance.ACTIVATIONS)
 def test_activations_of_the_epilogue(cuda: Any, act: str) -> None:
     """Each one, on rows with each way of writing results: four values at once, one by one."""
-    a, b = {"clamp": (-2.0, 3.0), "elu": (0.75, 0.0), "leaky_relu": (0.125, 0.0), "softplus": (0.5, 6.0)}.get(act, (0.0, 0.0))
+    a, b = {"clamp": (-2.0, 3.0), "elu": (0.75, 0.0), "leaky_relu": (0.125, 0.0), "softplus": (0.5, 6.0)}.get(
+        act, (0.0, 0.0)
+    )
     for problem in (Conv(1, 4, 4, 8, 12, 1, 3, 3), Conv(1, 4, 4, 5, 7), Conv(1, 5, 5, 16, 16, 1, 3, 3, groups=16)):
         data = oracle.conv_data(problem, seeded(problem), 2, residual=True, limit=1)
         runner = conv_runner(problem, data.w, data.bias, "", "float32", residual=True, act=(act, a, b))
@@ -225,7 +239,12 @@ def test_real_numbers(cuda: Any, row: str) -> None:
 
 
 def run_other(
-    dtype: str, build: Callable[..., Any], *arrays: np.ndarray, threads: int = 1, precision: str = "float32", **options: Any
+    dtype: str,
+    build: Callable[..., Any],
+    *arrays: np.ndarray,
+    threads: int = 1,
+    precision: str = "float32",
+    **options: Any,
 ) -> list[np.ndarray]:
     """test_kernels_other.run on the device: twice, the second time through a graph."""
     plan = _core.Plan(record=True)
@@ -458,8 +477,121 @@ def check_network(name: str, size: int, precision: str, n: int = 2) -> None:
     error = np.abs(got - want).max() / scale
     assert np.isfinite(got).all()
     # float32: a few times what the CPU's kernels err by; other precisions: their unit roundoff, grown by the depth.
-    limit = {"float32": max(8 * ours, 2e-6), "tf32": 0.05, "fp32x3": max(32 * ours, 1e-5), "float16": 0.05, "bfloat16": 0.25}
+    limit = {
+        "float32": max(8 * ours, 2e-6),
+        "tf32": 0.05,
+        "fp32x3": max(32 * ours, 1e-5),
+        "float16": 0.05,
+        "bfloat16": 0.25,
+    }
     assert error <= limit[precision], f"{name} in {precision}: {error:.2e}, on the CPU in float32 {ours:.2e}"
+
+
+# Functions
+
+
+def op_cases(rng: np.random.Generator) -> dict[str, tuple[Any, list[np.ndarray], dict[str, Any]]]:
+    """Functions of convkern.ops with arguments of small whole numbers, in NCHW."""
+
+    def draw(*shape: int) -> np.ndarray:
+        return oracle.integers(rng, shape, 2)
+
+    image = draw(2, 8, 6, 7)
+    cases: dict[str, tuple[Any, list[np.ndarray], dict[str, Any]]] = {
+        "conv1d": (ops.conv1d, [draw(2, 4, 9), draw(6, 4, 3), draw(6)], {}),
+        "conv2d": (ops.conv2d, [image, draw(12, 8, 3, 3), draw(12)], dict(stride=2, padding=1)),
+        "conv2d grouped": (ops.conv2d, [image, draw(8, 2, 3, 3)], dict(groups=4, dilation=2)),
+        "conv2d depthwise": (ops.conv2d, [image, draw(8, 1, 3, 3)], dict(groups=8, padding="same")),
+        "conv3d": (ops.conv3d, [draw(1, 3, 4, 5, 6), draw(5, 3, 2, 2, 2)], {}),
+        "conv_transpose2d": (ops.conv_transpose2d, [image, draw(8, 5, 3, 3), draw(5)], dict(stride=2, padding=1)),
+        "conv_transpose3d": (
+            ops.conv_transpose3d,
+            [draw(1, 4, 2, 3, 3), draw(4, 3, 2, 2, 2)],
+            dict(groups=2, stride=2),
+        ),
+        "linear": (ops.linear, [draw(3, 5, 20), draw(7, 20), draw(7)], {}),
+        "relu": (ops.relu, [image], {}),
+        "relu of a transpose": (ops.relu, [image.transpose(0, 3, 1, 2)], {}),
+        "add": (ops.add, [image, image], {}),
+        "add a vector": (ops.add, [image, draw(8, 1, 1)], {}),
+        "mul by a number": (ops.mul, [image, 3], {}),
+        "maximum of five axes": (ops.maximum, [draw(2, 3, 1, 2, 4), draw(2, 1, 5, 2, 1)], {}),
+        "max_pool2d": (ops.max_pool2d, [image, 2], dict(stride=2)),
+        "avg_pool2d": (ops.avg_pool2d, [image, 2], {}),
+        "avg_pool2d, negative divisor": (ops.avg_pool2d, [image, 2], dict(divisor_override=-4)),
+        "adaptive_max_pool2d": (ops.adaptive_max_pool2d, [image, 3], {}),
+        "adaptive_avg_pool2d": (ops.adaptive_avg_pool2d, [draw(2, 8, 4, 8), 2], {}),
+        "batch_norm": (ops.batch_norm, [image, draw(8), np.ones(8, "f4"), draw(8), draw(8)], dict(eps=0.0)),
+        "cat": (ops.cat, [[image, draw(2, 3, 6, 7)]], dict(dim=1)),
+        "cat along the last axis": (ops.cat, [[image, image]], dict(dim=-1)),
+        "flatten": (ops.flatten, [image, 1], {}),
+        "pad": (ops.pad, [image, (1, 2, 0, 1)], dict(mode="replicate")),
+        "interpolate": (ops.interpolate, [image], dict(scale_factor=2)),
+        "dropout": (ops.dropout, [image], dict(training=False)),
+        "nothing": (ops.relu, [image[:0]], {}),
+        "channels last": (ops.conv2d, [image.transpose(0, 2, 3, 1), draw(4, 8, 1, 1)], dict(layout="NHWC")),
+        "channels-last memory": (
+            ops.conv2d,
+            [np.ascontiguousarray(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2), draw(4, 8, 1, 1)],
+            {},
+        ),
+    }
+    return cases
+
+
+def test_functions_on_device_arrays(cuda: Any, rng: np.random.Generator) -> None:
+    for name, (function, arguments, options) in op_cases(rng).items():
+        want = function(*arguments, **options)
+        for dtype in ("float32", "bfloat16"):
+
+            def moved(a: Any, dtype: str = dtype) -> Any:
+                if isinstance(a, list):
+                    return [moved(v) for v in a]
+                return put(a, dtype) if isinstance(a, np.ndarray) else a
+
+            got = function(*map(moved, arguments), **options)
+            assert isinstance(got, DeviceArray) and got.dtype == dtype and got.device == "cuda:0", name
+            tolerance.assert_exact(back(got), rounded(want, dtype), (name, dtype))
+            assert np.argsort(got.strides).tolist() == np.argsort(want.strides).tolist() or not want.size, name
+        placed = function(*arguments, **options, device="cuda:0")
+        tolerance.assert_exact(back(placed), want, name)
+    values, indices = ops.max_pool2d(put(np.arange(64, dtype="f4").reshape(1, 1, 8, 8)), 2, return_indices=True)
+    assert indices.dtype == "int64" and (back(values).astype(int) == back(indices)).all()
+
+
+def test_functions_that_round(cuda: Any, rng: np.random.Generator) -> None:
+    x = oracle.reals(rng, (3, 8, 5, 4))
+    for name, got, want, bound in (
+        ("softmax", ops.softmax(put(x), 1), ops.softmax(x, 1), 2 * tolerance.softmax_bound(x, 1)),
+        (
+            "log_softmax",
+            ops.log_softmax(put(x), -1),
+            ops.log_softmax(x, -1),
+            2 * tolerance.softmax_bound(x, -1, log=True),
+        ),
+        (
+            "layer_norm",
+            ops.layer_norm(put(x), (5, 4)),
+            ops.layer_norm(x, (5, 4)),
+            2 * tolerance.layer_norm_bound(x, None, None, 1e-5, (-2, -1)),
+        ),
+        ("silu", ops.silu(put(x)), ops.silu(x), 2 * tolerance.activation_bound("silu", x)),
+    ):
+        tolerance.assert_within(back(got), want, bound, name)
+
+
+def test_functions_do_not_mix_devices(cuda: Any) -> None:
+    x, w = np.zeros((1, 3, 4, 4), "f4"), np.zeros((2, 3, 1, 1), "f4")
+    with pytest.raises(Unsupported, match="weight is on the CPU, the input on a CUDA device"):
+        ops.conv2d(put(x), w)
+    with pytest.raises(Unsupported, match="weight is on cuda:0, the input on the CPU"):
+        ops.conv2d(x, put(w))
+    with pytest.raises(DTypeError, match="weight: got elements of float16, want float32"):
+        ops.conv2d(put(x), put(w, "float16"))
+    with pytest.raises(DTypeError, match="int64"):
+        ops.relu(device.to_device(np.zeros(3, np.int64)))
+    with pytest.raises(Unsupported, match="device='gpu'"):
+        ops.relu(x, device="gpu")
 
 
 # Arrays of other libraries

@@ -41,7 +41,9 @@ def build() -> Path:
     out = ROOT / "build" / "emulated"
     out.mkdir(parents=True, exist_ok=True)
     headers = hashlib.sha256(" ".join([compiler(), *FLAGS]).encode())
-    for path in sorted([*CSRC.glob("cuda/*.*h"), *CSRC.glob("cuda/*.def"), *CSRC.glob("core/*.h"), CSRC / "plan/layout.h"]):
+    for path in sorted(
+        [*CSRC.glob("cuda/*.*h"), *CSRC.glob("cuda/*.def"), *CSRC.glob("core/*.h"), CSRC / "plan/layout.h"]
+    ):
         headers.update(path.read_bytes())
 
     def compile_one(source: Path) -> Path:

@@ -90,8 +90,8 @@ def winograd2_bound(
 ) -> np.ndarray:
     """The same for F(2x2, 3x3) with the points 0, 1, -1, infinity.
 
-    n = C products summed, 2 roundings in each of two dimensions of the inputs' transform and as many of the outputs', one
-    of the transformed weight, one of a scale, the two additions.
+    n = C products summed, 2 roundings in each of two dimensions of the inputs' transform and as many of the outputs',
+    one of the transformed weight, one of a scale, the two additions.
     """
     x, w = np.abs(np.asarray(x, np.float64))[:, 0], np.abs(np.asarray(w, np.float64))[0]
     x = np.pad(x, ((0, 0), (pad_lo[1], pad_hi[1]), (pad_lo[2], pad_hi[2]), (0, 0)))

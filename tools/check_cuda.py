@@ -1,5 +1,5 @@
-"""Reads what ptxas said about every CUDA kernel (FILE.o.ptxas, kept by tools/nvcc_log.py) and fails on what costs speed unseen: spilled
-registers, stack frames, and wgmma instructions that the compiler serialised (C7508, C7510 ... C7520).
+"""Reads what ptxas said about every CUDA kernel (FILE.o.ptxas, kept by tools/nvcc_log.py) and fails on what costs speed
+unseen: spilled registers, stack frames, and wgmma instructions that the compiler serialised (C7508, C7510 ... C7520).
 
     python tools/check_cuda.py build/cuda [--table]      --table prints registers and shared memory of every kernel
 """
@@ -86,7 +86,8 @@ def main() -> int:
     rows, problems = read(arguments.folder)
     if arguments.table:
         for row in sorted(rows, key=lambda r: (r.file, r.kernel, r.arch)):
-            print(f"{row.file:24} {row.arch:8} {row.registers:4} registers {row.shared:6} B shared {row.stack:5} B stack  {row.kernel}")
+            memory = f"{row.shared:6} B shared {row.stack:5} B stack"
+            print(f"{row.file:24} {row.arch:8} {row.registers:4} registers {memory}  {row.kernel}")
     for problem in problems:
         print(problem, file=sys.stderr)
     per_arch = ", ".join(f"{count} for {arch}" for arch, count in sorted(Counter(row.arch for row in rows).items()))

@@ -1,5 +1,5 @@
-"""Prints the architectures of this machine's CUDA devices as CMake's list, such as "86" or "80;90a": what to build for when the result need
-not run anywhere else. Asks nvidia-smi, which comes with the driver.
+"""Prints the architectures of this machine's CUDA devices as CMake's list, such as "86" or "80;90a": what to build for
+when the result need not run anywhere else. Asks nvidia-smi, which comes with the driver.
 """
 
 import subprocess

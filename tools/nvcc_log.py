@@ -1,5 +1,5 @@
-"""Runs nvcc and keeps what ptxas says about registers, stacks and spills beside the object (FILE.o.ptxas), out of the build's
-output. CMake puts it in front of every CUDA compilation; tools/check_cuda.py reads the files.
+"""Runs nvcc and keeps what ptxas says about registers, stacks and spills beside the object (FILE.o.ptxas), out of the
+build's output. CMake puts it in front of every CUDA compilation; tools/check_cuda.py reads the files.
 """
 
 import subprocess

@@ -6,9 +6,15 @@
 extern "C" const ck::device::Table* ck_device_table();
 
 PyMODINIT_FUNC PyInit__cuda() {
-  static PyModuleDef definition = {
-      PyModuleDef_HEAD_INIT, "_cuda", "convkern's CUDA kernels, as a table of C functions for _core.", -1, nullptr, nullptr, nullptr, nullptr,
-      nullptr};
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                                   "_cuda",
+                                   "convkern's CUDA kernels, as a table of C functions for _core.",
+                                   -1,
+                                   nullptr,
+                                   nullptr,
+                                   nullptr,
+                                   nullptr,
+                                   nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (!module) return nullptr;
   PyObject* capsule = PyCapsule_New(const_cast<ck::device::Table*>(ck_device_table()), ck::device::kCapsule, nullptr);

@@ -149,7 +149,8 @@ class DevicePlan {
       py::dict d;
       d["label"] = i.label, d["op"] = i.op, d["kernel"] = std::string(c.kernel);
       const bool forced = !plan_->steps_[static_cast<size_t>(index)].forced.empty();
-      d["why"] = forced ? std::string("forced") : "cheapest by the cost model: " + std::to_string(c.cost).substr(0, 8) + " us for " + std::to_string(n) + " images";
+      d["why"] = forced ? std::string("forced")
+                        : "cheapest by the cost model: " + std::to_string(c.cost).substr(0, 8) + " us for " + std::to_string(n) + " images";
       d["refused"] = refused;
       d["shape_in"] = py::make_tuple(i.in[0], i.in[1], i.in[2], i.in[3]);
       d["shape_out"] = py::make_tuple(i.out[0], i.out[1], i.out[2], i.out[3]);
@@ -212,16 +213,22 @@ void delete_exported(dlpack::Managed* m) {
   delete static_cast<Exported*>(m->manager);
 }
 
-py::capsule dlpack_export(uint64_t pointer, const std::vector<int64_t>& shape, const std::vector<int64_t>& strides, const std::string& dtype,
-                          int device_type, int device_id, const py::object& owner) {
+py::capsule dlpack_export(uint64_t pointer, const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,
+                          const std::string& dtype, int device_type, int device_id, const py::object& owner) {
   auto e = std::make_unique<Exported>();
   e->shape = shape, e->strides = strides, e->owner = owner;
   const device::Element type = element(dtype);
   const uint8_t code = type == device::Element::kI64 ? 0 : type == device::Element::kBF16 ? 4 : 2;
   const uint8_t bits = type == device::Element::kI64 ? 64 : type == device::Element::kF32 ? 32 : 16;
-  e->managed = {{reinterpret_cast<void*>(pointer), {device_type, device_id}, static_cast<int32_t>(shape.size()), {code, bits, 1},
-                 e->shape.data(), e->strides.data(), 0},
-                e.get(), delete_exported};
+  e->managed = {{reinterpret_cast<void*>(pointer),
+                 {device_type, device_id},
+                 static_cast<int32_t>(shape.size()),
+                 {code, bits, 1},
+                 e->shape.data(),
+                 e->strides.data(),
+                 0},
+                e.get(),
+                delete_exported};
   PyObject* capsule = PyCapsule_New(&e->managed, "dltensor", [](PyObject* o) {
     if (!PyCapsule_IsValid(o, "dltensor")) return;  // consumed: its new owner deletes it
     auto* m = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(o, "dltensor"));
@@ -334,8 +341,7 @@ void register_device(py::module_& m) {
           },
           "device"_a, "stream"_a)
       .def(
-          "order",
-          [](const DeviceModule& d, int id, uint64_t before, uint64_t after) { check(d.table, d.table.order(id, before, after)); },
+          "order", [](const DeviceModule& d, int id, uint64_t before, uint64_t after) { check(d.table, d.table.order(id, before, after)); },
           "device"_a, "before"_a, "after"_a)
       .def(
           "relay",
@@ -343,8 +349,12 @@ void register_device(py::module_& m) {
              const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, uint64_t stream) {
             if (sizes.size() > 6 || sizes.size() != strides.size())
               unsupported("a copy on a device takes up to six dimensions, got " + std::to_string(sizes.size()));
-            device::Relay r{reinterpret_cast<const void*>(from), reinterpret_cast<void*>(to), element(from_type), element(to_type),
-                            {1, 1, 1, 1, 1, 1}, {0, 0, 0, 0, 0, 0}};
+            device::Relay r{reinterpret_cast<const void*>(from),
+                            reinterpret_cast<void*>(to),
+                            element(from_type),
+                            element(to_type),
+                            {1, 1, 1, 1, 1, 1},
+                            {0, 0, 0, 0, 0, 0}};
             for (size_t i = 0; i < sizes.size(); ++i)
               r.sizes[6 - sizes.size() + i] = sizes[i], r.strides[6 - sizes.size() + i] = strides[i];
             check(d.table, d.table.relay(id, &r, stream));

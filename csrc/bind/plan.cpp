@@ -217,8 +217,8 @@ void register_plan(py::module_& m) {
       .def_property_readonly("shape", [](const Parameter& p) { return py::tuple(py::cast(p.shape)); })
       .def_property_readonly("packed_bytes", &Parameter::packed_bytes);
 
-  py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan",
-                   "A network as steps over one arena. Shapes are (D, H, W, C) of one image; methods that add a step return a tensor id.")
+  py::class_<Plan, std::shared_ptr<Plan>>(
+      m, "Plan", "A network as steps over one arena. Shapes are (D, H, W, C) of one image; methods that add a step return a tensor id.")
       .def(py::init([](const std::string& dtype, bool exact, bool lean, bool strips, bool record) {
              if (dtype != "float32" && dtype != "float64") dtype_error("a plan computes in float32 or float64, got " + dtype);
              return std::make_shared<Plan>(dtype == "float64", exact, lean, strips, record);

@@ -40,11 +40,11 @@ struct ProgramStep {
   Family family;
   int32_t x, x2, y, index;  // tensors; -1 = none
   int32_t reserved;
-  const void* problem;            // ConvProblem, PoolProblem ... by the family
-  void* weight;                   // convolutions: from weight_create of the same device
-  const float *scale, *shift;     // host: norm parameters; shift = a convolution's bias; null = none
-  int64_t channels;               // of scale and shift
-  const char* forced;             // a kernel's name, or ""
+  const void* problem;         // ConvProblem, PoolProblem ... by the family
+  void* weight;                // convolutions: from weight_create of the same device
+  const float *scale, *shift;  // host: norm parameters; shift = a convolution's bias; null = none
+  int64_t channels;            // of scale and shift
+  const char* forced;          // a kernel's name, or ""
 };
 struct Program {
   const ProgramRoot* roots;
@@ -60,7 +60,7 @@ struct Array {  // n d h w c on the device; strides in elements
   int64_t image, depth, row, pixel, channel;
 };
 
-struct Choice {  // valid until the plan's next call on this thread
+struct Choice {                  // valid until the plan's next call on this thread
   const char *kernel, *refused;  // refused: "kernel: reason" lines
   double cost;                   // microseconds, estimated
   int64_t workspace_bytes, packed_bytes;
@@ -75,10 +75,10 @@ struct Relay {
 };
 
 struct Table {
-  uint32_t version, bytes;     // kVersion, sizeof(Table)
-  uint32_t problem_bytes[6];   // sizeof of the problems, in the order of Family
-  int32_t emulated;            // 1: device memory is host memory (tests)
-  int32_t dlpack_type;         // of its arrays: 2 = CUDA, 1 = CPU (emulated)
+  uint32_t version, bytes;    // kVersion, sizeof(Table)
+  uint32_t problem_bytes[6];  // sizeof of the problems, in the order of Family
+  int32_t emulated;           // 1: device memory is host memory (tests)
+  int32_t dlpack_type;        // of its arrays: 2 = CUDA, 1 = CPU (emulated)
   const char* (*last_error)();
   Status (*count)(int32_t* devices);
   Status (*info)(int32_t device, Info*);
@@ -100,7 +100,8 @@ struct Table {
   Status (*plan_create)(int32_t device, int32_t precision, const Program*, void** plan);
   Status (*plan_run)(void* plan, int64_t n, const Array* inputs, void* const* outputs, int32_t channels_first, uint64_t stream);
   // Seconds of each step, the best of `repeat` runs.
-  Status (*plan_profile)(void* plan, int64_t n, const Array* inputs, void* const* outputs, int32_t repeat, uint64_t stream, double* seconds);
+  Status (*plan_profile)(void* plan, int64_t n, const Array* inputs, void* const* outputs, int32_t repeat, uint64_t stream,
+                         double* seconds);
   Status (*plan_choice)(void* plan, int64_t n, int32_t step, Choice*);
   Status (*plan_memory)(void* plan, int64_t n, int64_t* arena_bytes, int64_t* workspace_bytes);
   void (*plan_destroy)(void* plan);

@@ -2,8 +2,8 @@
 // alone (CK_NO_SM90).
 #include "cuda/dispatch.h"
 
-#define CK_DECLARE(family, name) \
-  namespace ck::cuda {           \
+#define CK_DECLARE(family, name)    \
+  namespace ck::cuda {              \
   extern const family##Kernel name; \
   }
 #define CK_PORTABLE CK_DECLARE

@@ -59,7 +59,8 @@ struct Emulated {
   ucontext_t main;
   int current = -1;
   int64_t too_many_items = int64_t{1} << 31;
-  double slots[1024];                          // what shuffles exchange
+  int capability = 75, multiprocessors = 4;               // what the device says it is
+  double slots[1024];                                     // what shuffles exchange
   std::vector<std::function<void()>>* capture = nullptr;  // launches go here instead of running
 
   [[noreturn]] static void fail(const char* why) {
@@ -136,7 +137,8 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, int64_t shared, 
     gridDim = grid, blockDim = block;
     e.shared.assign(static_cast<size_t>(shared) + 64, 0xff);  // garbage: floats are NaN
     const unsigned threads = block.x * block.y * block.z;
-    if (threads > 1024 || !threads || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535) Emulated::fail("a grid out of CUDA's limits");
+    if (threads > 1024 || !threads || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535)
+      Emulated::fail("a grid out of CUDA's limits");
     e.body = [&] { std::apply(kernel, kept); };
     for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
       for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
@@ -217,7 +219,9 @@ inline T exchange(T v, int lane_of_source) {
 inline void __syncthreads() { ck::cuda::emulated().wait(ck::cuda::Emulated::kBlock); }
 inline void __syncwarp(unsigned = ~0u) { ck::cuda::emulated().wait(ck::cuda::Emulated::kWarp); }
 template <class T>
-inline T __shfl_xor_sync(unsigned, T v, int mask) { return ck::cuda::exchange(v, (ck::cuda::emulated().current & 31) ^ mask); }
+inline T __shfl_xor_sync(unsigned, T v, int mask) {
+  return ck::cuda::exchange(v, (ck::cuda::emulated().current & 31) ^ mask);
+}
 
 // The runtime, as far as the plan and the rows use it.
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {

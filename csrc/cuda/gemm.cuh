@@ -29,8 +29,13 @@ inline int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
 
 inline GemmSize gemm_size(int64_t m, int64_t n, int64_t k, int64_t slices = 1) {
   const int64_t part = round_up(ceil_div(k, slices), kTileK);
-  return {static_cast<uint32_t>(m),           static_cast<int>(n),     static_cast<int>(k), static_cast<int>(round_up(n, 8)),
-          round_up(k, kTileK) * round_up(n, 8), static_cast<int>(ceil_div(k, part)), static_cast<int>(part)};
+  return {static_cast<uint32_t>(m),
+          static_cast<int>(n),
+          static_cast<int>(k),
+          static_cast<int>(round_up(n, 8)),
+          round_up(k, kTileK) * round_up(n, 8),
+          static_cast<int>(ceil_div(k, part)),
+          static_cast<int>(part)};
 }
 
 // Source: rows of a matrix in memory, kVec elements (4 or 1) at a time.
@@ -174,8 +179,8 @@ struct FinishSink {
 template <class T, int kTileM, int kTileN, class Source, class Sink>
 __global__ void __launch_bounds__(kTileM* kTileN / 64) gemm(Source source, const T* b, GemmSize s, Sink sink) {
   constexpr int kThreads = kTileM * kTileN / 64;
-  constexpr int kRowSteps = kThreads / kTileM;                 // threads that share a row of A: 1 or 2
-  constexpr int kLoadsA = kTileK / 4 / kRowSteps;              // of four elements each, for a thread
+  constexpr int kRowSteps = kThreads / kTileM;     // threads that share a row of A: 1 or 2
+  constexpr int kLoadsA = kTileK / 4 / kRowSteps;  // of four elements each, for a thread
   constexpr int kLoadsB = kTileK * kTileN / 4 / kThreads;
   static_assert(kRowSteps >= 1 && kLoadsA >= 1 && kLoadsB >= 1, "a tile is too small for its threads");
   __shared__ float as[2][kTileK][kTileM];
@@ -293,7 +298,8 @@ cudaError_t launch_reduce(const float* partial, const GemmSize& s, int64_t ld, i
 // Weights T R S C/G K as b: [group][(t,r,s,c) rounded up to 8][K/G rounded up to 8]. Rows that use it name this very function in their `pack`, so
 // that they share one packed copy.
 template <class T>
-__global__ void pack_gemm_kernel(const float* weights, T* packed, int64_t k_rows, int64_t filters, int64_t k_padded, int64_t ldb, int64_t items) {
+__global__ void pack_gemm_kernel(const float* weights, T* packed, int64_t k_rows, int64_t filters, int64_t k_padded, int64_t ldb,
+                                 int64_t items) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < items; i += step) {
     const int64_t n = i % ldb, k = i / ldb % k_padded, group = i / ldb / k_padded, groups = items / ldb / k_padded;
@@ -306,9 +312,11 @@ cudaError_t pack_gemm(const ConvProblem& p, const Context& ctx, const float* wei
 // Sizes that the integers of a kernel hold, for rows built on this tile.
 inline const char* refuse_gemm(const ConvProblem& p, const Context& ctx) {
   constexpr int64_t kMost = int64_t{1} << 30;
-  if (p.z * p.p * p.q >= (kMost < too_many_items() ? kMost : too_many_items()) || p.d * p.h * p.w >= kMost) return "an image has more than 2^30 pixels";
+  if (p.z * p.p * p.q >= (kMost < too_many_items() ? kMost : too_many_items()) || p.d * p.h * p.w >= kMost)
+    return "an image has more than 2^30 pixels";
   if (p.t * p.r * p.s * (p.c / p.groups) >= kMost || p.k >= kMost) return "a filter is too large";
-  for (int64_t size : {p.stride_d, p.stride_h, p.stride_w, p.dil_d * p.t, p.dil_h * p.r, p.dil_w * p.s, p.pad_d_lo, p.pad_h_lo, p.pad_w_lo, p.d * p.stride_d, p.h * p.stride_h, p.w * p.stride_w})
+  for (int64_t size : {p.stride_d, p.stride_h, p.stride_w, p.dil_d * p.t, p.dil_h * p.r, p.dil_w * p.s, p.pad_d_lo, p.pad_h_lo, p.pad_w_lo,
+                       p.d * p.stride_d, p.h * p.stride_h, p.w * p.stride_w})
     if (size >= kMost) return "a stride, dilation or padding is too large";
   if (p.groups > 65535 / 32 || p.k / p.groups > 65535 * int64_t{64}) return "more groups or filters than a grid has layers";
   if (!ctx.images) return "no images";
@@ -359,10 +367,12 @@ cudaError_t in_parts(const ConvProblem& p, const ConvArgs& a, const Context& ctx
 
 // Microseconds of a product on CUDA cores: whole waves of tiles, never below the time of the memory.
 inline double gemm_cost(const Context& ctx, double m, double n, double k, int tile_m, int tile_n, double batches, double bytes) {
-  const int cores = ctx.device->capability == 75 || ctx.device->capability == 80 ? 64 : 128;  // fused multiply-adds a clock and multiprocessor
+  const int cores =
+      ctx.device->capability == 75 || ctx.device->capability == 80 ? 64 : 128;  // fused multiply-adds a clock and multiprocessor
   const double per_wave = ctx.device->multiprocessors * (tile_m * tile_n >= 128 * 128 ? 2.0 : 4.0);  // resident tiles
   const double tiles = std::ceil(m / tile_m) * std::ceil(n / tile_n) * batches;
-  const double rate = cores * 1600.0 * 0.75 / (per_wave / ctx.device->multiprocessors);  // multiply-adds a microsecond for each resident tile
+  const double rate =
+      cores * 1600.0 * 0.75 / (per_wave / ctx.device->multiprocessors);  // multiply-adds a microsecond for each resident tile
   const double waves = std::ceil(tiles / per_wave);
   const double compute = waves * double(tile_m) * tile_n * k / rate;
   const double memory = bytes / 2.5e6;

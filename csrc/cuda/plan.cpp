@@ -92,8 +92,15 @@ Plan::Plan(int device, Precision precision, const device::Program& program)
   }
   for (int i = 0; i < program.step_count; ++i) {
     const auto& s = program.steps[i];
-    Step step{{}, s.x, s.x2, s.y, s.index, static_cast<Weight*>(s.weight), upload(device, s.scale, 4 * s.channels),
-              upload(device, s.shift, 4 * s.channels), s.forced ? s.forced : ""};
+    Step step{{},
+              s.x,
+              s.x2,
+              s.y,
+              s.index,
+              static_cast<Weight*>(s.weight),
+              upload(device, s.scale, 4 * s.channels),
+              upload(device, s.shift, 4 * s.channels),
+              s.forced ? s.forced : ""};
     read_problem(static_cast<int>(s.family), s.problem, step.problem, std::make_index_sequence<std::variant_size_v<Problem>>());
     steps_.push_back(std::move(step));
   }
@@ -179,8 +186,9 @@ View Plan::view(const Tensor& t, const std::vector<Place>& places) const {
 }
 
 int Plan::align(const View& v, int bytes) const {
-  const uint64_t all = reinterpret_cast<uint64_t>(v.data) | static_cast<uint64_t>(v.image * bytes) | static_cast<uint64_t>(v.depth * bytes) |
-                       static_cast<uint64_t>(v.row * bytes) | static_cast<uint64_t>(v.pixel * bytes);
+  const uint64_t all = reinterpret_cast<uint64_t>(v.data) | static_cast<uint64_t>(v.image * bytes) |
+                       static_cast<uint64_t>(v.depth * bytes) | static_cast<uint64_t>(v.row * bytes) |
+                       static_cast<uint64_t>(v.pixel * bytes);
   return static_cast<int>(std::min<uint64_t>(16, all & (~all + 1) ? all & (~all + 1) : 16));
 }
 
@@ -315,11 +323,14 @@ void Plan::queue(const Call& call, char* memory, int64_t block, const std::vecto
     for (size_t i = 0; i < outputs_.size(); ++i) {
       if (direct[i]) continue;
       const Tensor& t = tensors_[static_cast<size_t>(outputs_[i])];
-      const int64_t(&d)[4] = t.dims;
+      const int64_t (&d)[4] = t.dims;
       const int64_t size = elements(d), plane = d[0] * d[1] * d[2];
       const View x = view(t, at);
       if (roots_[static_cast<size_t>(t.root)].is_index) {
-        device::Relay r{x.data, static_cast<char*>(call.outputs[i]) + first * size * 8, Element::kI64, Element::kI64,
+        device::Relay r{x.data,
+                        static_cast<char*>(call.outputs[i]) + first * size * 8,
+                        Element::kI64,
+                        Element::kI64,
                         {1, images, d[0], d[1], d[2], d[3]},
                         {0, x.image, x.depth, x.row, x.pixel, 1}};
         if (call.channels_first)
@@ -351,7 +362,8 @@ void Plan::run(int64_t n, const device::Array* inputs, void* const* outputs, boo
   }
   const int64_t block = block_of(n);
   const auto choices = prepare(call, block, stream);
-  const int64_t bytes = memory_bytes(call, block, *choices.front()) + std::max(choices.back()->workspace - choices.front()->workspace, int64_t{0});
+  const int64_t bytes =
+      memory_bytes(call, block, *choices.front()) + std::max(choices.back()->workspace - choices.front()->workspace, int64_t{0});
   if (graphs_) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto it = find();
@@ -387,7 +399,8 @@ void Plan::profile(int64_t n, const device::Array* inputs, void* const* outputs,
   const DeviceScope scope(device_.id);
   const Call call = call_of(n, inputs, outputs, false);
   const int64_t block = block_of(n);
-  if (block < n) unsupported("profiling " + std::to_string(n) + " images, which the device's memory takes in blocks of " + std::to_string(block));
+  if (block < n)
+    unsupported("profiling " + std::to_string(n) + " images, which the device's memory takes in blocks of " + std::to_string(block));
   const auto choices = prepare(call, block, stream);
   const Memory memory(device_.id, memory_bytes(call, block, *choices.front()), stream);
   for (int i = 0; i <= repeat; ++i) {  // the first one warms up
@@ -407,7 +420,12 @@ void Plan::choice(int64_t n, int step, device::Choice* out) {
   Call call{n, std::vector<device::Array>(inputs_.size()), std::vector<void*>(outputs_.size(), reinterpret_cast<void*>(kAlign)), false};
   for (size_t i = 0; i < inputs_.size(); ++i) {  // dense and aligned arrays
     const int64_t* d = tensors_[static_cast<size_t>(inputs_[i])].dims;
-    call.inputs[i] = {reinterpret_cast<void*>(kAlign), elements(tensors_[static_cast<size_t>(inputs_[i])].dims), d[1] * d[2] * d[3], d[2] * d[3], d[3], 1};
+    call.inputs[i] = {reinterpret_cast<void*>(kAlign),
+                      elements(tensors_[static_cast<size_t>(inputs_[i])].dims),
+                      d[1] * d[2] * d[3],
+                      d[2] * d[3],
+                      d[3],
+                      1};
   }
   std::vector<bool> direct;
   char* const nowhere = reinterpret_cast<char*>(uintptr_t{1} << 12);

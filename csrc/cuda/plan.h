@@ -97,7 +97,7 @@ class Plan {
     std::unique_ptr<Graph> graph;
   };
 
-  Context context(int64_t images) const { return {precision_, images, &device_, 16, 16, 16, true, 1, 1}; }
+  Context context(int64_t images) const { return {precision_, images, &device_, 16, 16, 16}; }
   Context context(const Step& step, int64_t images, const std::vector<Place>& places) const;
   int64_t block_of(int64_t n) const;
   bool reads_in_place(const device::Array& a, const Tensor& t) const;
@@ -109,7 +109,8 @@ class Plan {
   void queue(const Call& call, char* memory, int64_t block, const std::vector<std::shared_ptr<const Choices>>& choices, cudaStream_t stream,
              std::vector<Timer>* timers);
   std::vector<std::shared_ptr<const Choices>> prepare(const Call& call, int64_t block, cudaStream_t stream);
-  void execute(const Step& step, const Chosen& chosen, const std::vector<Place>& places, int64_t images, void* workspace, cudaStream_t stream);
+  void execute(const Step& step, const Chosen& chosen, const std::vector<Place>& places, int64_t images, void* workspace,
+               cudaStream_t stream);
   void copy(const Tensor& t, const MoveArgs& args, int64_t images, cudaStream_t stream) const;
   Call call_of(int64_t n, const device::Array* inputs, void* const* outputs, bool channels_first) const;
 

@@ -36,8 +36,9 @@ struct DeviceScope {
 };
 
 inline Device describe(int id, device::Info* info) {
-  if (info) *info = {"emulated on the CPU", 75, 4, int64_t{1} << 32};
-  return {id, 75, 4, 64 << 10, 4 << 20, int64_t{1} << 32};
+  const Emulated& e = emulated();
+  if (info) *info = {"emulated on the CPU", e.capability, e.multiprocessors, int64_t{1} << 36};
+  return {id, e.capability, e.multiprocessors, 64 << 10, 4 << 20, int64_t{1} << 36};
 }
 
 inline void* allocate(int, int64_t bytes, cudaStream_t) {

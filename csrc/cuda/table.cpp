@@ -133,8 +133,11 @@ constexpr int32_t kEmulated = 0, kDlpackType = 2;
 }  // namespace ck::cuda
 
 #if defined(CK_EMULATE)
-// For tests: from how many items on kernels take 64-bit indices and launches are cut.
+// For tests: from how many items on kernels take 64-bit indices and launches are cut; what device dispatch sees.
 extern "C" __attribute__((visibility("default"))) void ck_emulated_items(int64_t items) { ck::cuda::emulated().too_many_items = items; }
+extern "C" __attribute__((visibility("default"))) void ck_emulated_device(int32_t capability, int32_t multiprocessors) {
+  ck::cuda::emulated().capability = capability, ck::cuda::emulated().multiprocessors = multiprocessors;
+}
 #endif
 
 extern "C" __attribute__((visibility("default"))) const ck::device::Table* ck_device_table() {

@@ -4,6 +4,7 @@
     convkern.layers    Keras-style layers; Input, Model, Sequential
     convkern.models    architectures and their published weights: get_model, list_models
     convkern.weights   weight files;  convkern.data  images
+    convkern.device    GPUs: arrays on them, Model.to("cuda:0")
 
 Everything is imported when it is first used, so `import convkern` costs next to nothing.
 """
@@ -12,10 +13,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConvkernError, DataError, DTypeError, ModelError, ShapeError, Unsupported, WeightsError
+from .errors import ConvkernError, DataError, DeviceError, DTypeError, ModelError, ShapeError, Unsupported, WeightsError
 
 if TYPE_CHECKING:
-    from . import data, layers, models, ops, weights
+    from . import data, device, layers, models, ops, weights
     from .initializers import set_seed
     from .layers import Input
     from .model import Model, Sequential, from_json, load_model
@@ -32,12 +33,13 @@ _LAZY = {
     "list_models": "models",
     "set_seed": "initializers",
 }
-_MODULES = ("data", "errors", "initializers", "layers", "models", "ops", "weights")
+_MODULES = ("data", "device", "errors", "initializers", "layers", "models", "ops", "weights")
 
 __all__ = [
     "ConvkernError",
     "DTypeError",
     "DataError",
+    "DeviceError",
     "Input",
     "Model",
     "ModelError",
@@ -47,6 +49,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "data",
+    "device",
     "from_json",
     "get_model",
     "get_num_threads",

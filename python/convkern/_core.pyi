@@ -6,10 +6,16 @@ import collections.abc
 import typing
 
 import numpy
+import typing_extensions
 
 __all__: list[str] = [
+    "DeviceMemory",
+    "DeviceModule",
+    "DevicePlan",
     "Parameter",
     "Plan",
+    "dlpack_export",
+    "dlpack_import",
     "isa",
     "isas",
     "kernels",
@@ -24,6 +30,17 @@ class Parameter:
     """
     A weight (T, R, S, C/groups, K), kept by reference, and its packed forms.
     """
+    @staticmethod
+    def from_device(
+        pointer: int,
+        shape: collections.abc.Sequence[int],
+        strides: collections.abc.Sequence[int],
+        element: int,
+        owner: typing.Any,
+    ) -> Parameter:
+        """
+        A weight that lies on a device already, for recorded plans.
+        """
     def __init__(self, array: numpy.ndarray, scale: typing.Any = None) -> None: ...
     @property
     def packed_bytes(self) -> int: ...
@@ -35,7 +52,7 @@ class Plan:
     A network as steps over one arena. Shapes are (D, H, W, C) of one image; methods that add a step return a tensor id.
     """
     def __init__(
-        self, dtype: str = "float32", exact: bool = False, lean: bool = False, strips: bool = True
+        self, dtype: str = "float32", exact: bool = False, lean: bool = False, strips: bool = True, record: bool = False
     ) -> None: ...
     def activation(self, x: int, act: str, act_a: float = 0.0, act_b: float = 0.0, label: str = "") -> int: ...
     def adaptive_pool(
@@ -138,6 +155,91 @@ class Plan:
     @property
     def arena_bytes(self) -> int: ...
 
+class DeviceMemory:
+    """
+    Memory of a device, freed in the order of its stream.
+    """
+    def share(self, stream: int) -> None:
+        """
+        Another stream uses it: it will be freed when all streams are done.
+        """
+    @property
+    def pointer(self) -> int: ...
+    @property
+    def stream(self) -> int: ...
+
+class DeviceModule:
+    """
+    The functions of a device module, from its capsule.
+    """
+    def __init__(self, capsule: typing.Any) -> None: ...
+    def allocate(self, device: int, bytes: int, stream: int) -> DeviceMemory: ...
+    def copy(self, device: int, to: int, source: int, bytes: int, stream: int) -> None: ...
+    def count(self) -> int: ...
+    def info(self, device: int) -> dict: ...
+    def kernels(self) -> list[tuple[str, str]]: ...
+    def order(self, device: int, before: int, after: int) -> None: ...
+    def relay(
+        self,
+        device: int,
+        to: int,
+        to_type: str,
+        source: int,
+        source_type: str,
+        sizes: collections.abc.Sequence[int],
+        strides: collections.abc.Sequence[int],
+        stream: int,
+    ) -> None: ...
+    def synchronize(self, device: int, stream: int) -> None: ...
+    @property
+    def dlpack_type(self) -> int: ...
+    @property
+    def emulated(self) -> bool: ...
+
+class DevicePlan:
+    """
+    A recorded plan on a device. Arrays are (pointer, strides of n d h w c in elements).
+    """
+    def __init__(
+        self,
+        module: DeviceModule,
+        plan: Plan,
+        device: int,
+        precision: int,
+        graphs: bool = True,
+        forced: collections.abc.Mapping[int, str] = {},
+    ) -> None: ...
+    def memory(self, n: int) -> tuple[int, int]: ...
+    def profile(
+        self,
+        n: int,
+        inputs: collections.abc.Sequence[collections.abc.Sequence[int]],
+        outputs: collections.abc.Sequence[int],
+        repeat: int,
+        stream: int,
+    ) -> list[float]: ...
+    def run(
+        self,
+        n: int,
+        inputs: collections.abc.Sequence[collections.abc.Sequence[int]],
+        outputs: collections.abc.Sequence[int],
+        channels_first: bool,
+        stream: int,
+    ) -> None: ...
+    def steps(self, n: int) -> list: ...
+    @property
+    def outputs(self) -> list[tuple[list[int], bool]]: ...
+
+def dlpack_export(
+    pointer: int,
+    shape: collections.abc.Sequence[int],
+    strides: collections.abc.Sequence[int],
+    dtype: str,
+    device_type: int,
+    device: int,
+    owner: typing.Any,
+) -> typing_extensions.CapsuleType: ...
+def dlpack_import(capsule: typing.Any) -> tuple: ...
 def isa() -> str:
     """
     The instruction set in use.

@@ -66,11 +66,12 @@ def _device(obj: Any) -> int:
         return -1
 
 
-def asarray(obj: Any, what: str = "input", like: np.dtype | None = None) -> np.ndarray:
+def asarray(obj: Any, what: str = "input", like: Any = None) -> Any:
     """View any CPU array of float32 or float64 as an ndarray that kernels can read.
 
     like: the element type that is wanted (that of another argument); otherwise both are accepted.
-    Memory at odd addresses (a field of packed records) is the one thing that is copied.
+    Memory at odd addresses (a field of packed records) is the one thing that is copied. An array of a CUDA device
+    becomes a DeviceArray (`like` is then a name such as "float16"); mixing devices is an error.
 
     >>> asarray(np.zeros(3, "f4")).dtype
     dtype('float32')
@@ -79,6 +80,22 @@ def asarray(obj: Any, what: str = "input", like: np.dtype | None = None) -> np.n
         ...
     convkern.errors.DTypeError: weight: got elements of int32, want float32 or float64
     """
+    if type(obj) is not np.ndarray:
+        from .device import on_device, place
+
+        if on_device(obj):
+            if isinstance(like, np.dtype):
+                where = getattr(obj, "device", "a CUDA device")
+                raise Unsupported(f"{what} is on {where}, the input on the CPU: devices are not mixed")
+            placed = place(obj, what, None, like)
+            if placed.dtype == "int64":
+                raise DTypeError(f"{what}: got elements of int64 on a device, want float32, float16 or bfloat16")
+            return placed
+    if isinstance(like, str):
+        raise Unsupported(
+            f"{what} is on the CPU, the input on a CUDA device: devices are not mixed; "
+            f"move it with convkern.device.to_device"
+        )
     array = as_ndarray(obj, what)
     if like is not None and array.dtype != like:
         raise DTypeError(f"{what}: got elements of {array.dtype}, want {like} as the input has")
@@ -94,7 +111,7 @@ def _kind(obj: Any) -> str:
 class Images(NamedTuple):
     """A batch as the plans read it, and how their results go back to the caller's layout."""
 
-    ndhwc: np.ndarray  # (N,D,H,W,C), always a view
+    ndhwc: Any  # (N,D,H,W,C), always a view: an ndarray or a DeviceArray
     rank: int  # spatial dimensions of the caller's array
     batched: bool
     channels_last: bool  # the caller's axes are (N,...,C)
@@ -108,7 +125,7 @@ class Images(NamedTuple):
     def spatial(self) -> tuple[int, ...]:
         return self.ndhwc.shape[4 - self.rank : 4]
 
-    def restore(self, y: np.ndarray) -> np.ndarray:
+    def restore(self, y: Any) -> Any:
         """A result of Plan.run with channels_first=self.channels_first_memory, as the caller's axes."""
         if self.channels_first_memory:
             y = y.reshape(y.shape[:2] + y.shape[5 - self.rank :])
@@ -122,7 +139,7 @@ class Images(NamedTuple):
 _CHANNELS_LAST = {"NCHW": False, "NCL": False, "NCDHW": False, "NHWC": True, "NLC": True, "NDHWC": True}
 
 
-def images(x: np.ndarray, rank: int, layout: str, what: str, *, batched: bool | None = None) -> Images:
+def images(x: Any, rank: int, layout: str, what: str, *, batched: bool | None = None) -> Images:
     """View `x`, with `rank` spatial dimensions, as (N,D,H,W,C).
 
     batched: None accepts both (N,C,...) and (C,...). NHWC memory seen as NCHW is recognised by its strides, and results

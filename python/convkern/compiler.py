@@ -153,9 +153,7 @@ def _act(node: Node) -> dict[str, Any]:
 class _Lowering:
     """Walks the nodes once and appends their steps to a plan."""
 
-    def __init__(
-        self, graph: Graph, dtype: str, exact: bool, lean: bool, cache: ParameterCache, record: bool = False
-    ):
+    def __init__(self, graph: Graph, dtype: str, exact: bool, lean: bool, cache: ParameterCache, record: bool = False):
         self.graph, self.dtype, self.cache = graph, np.dtype(dtype), cache
         self.plan = _core.Plan(dtype, exact, lean, record=record)
         self.used: list[_core.Parameter] = []

@@ -1,7 +1,7 @@
 """GPUs: finding them, arrays on them, and plans that run there.
 
-Nothing here is imported by `import convkern`, and nothing touches a driver before a device is asked for. The kernels are in the
-extension module `_cuda`, which a plain build leaves out (build with CONVKERN_CUDA=ON, or `make cuda`).
+Nothing here is imported by `import convkern`, and nothing touches a driver before a device is asked for. The kernels
+are in the extension module `_cuda`, which a plain build leaves out (build with CONVKERN_CUDA=ON, or `make cuda`).
 
 Arrays of other libraries (PyTorch, CuPy, JAX) are read where they are, through DLPack or `__cuda_array_interface__`;
 results are DeviceArrays, which such libraries read in the same way. Work is queued on the caller's stream: the one set
@@ -113,7 +113,7 @@ def check_precision(precision: str) -> str:
 
 @contextlib.contextmanager
 def stream(handle: int) -> Iterator[None]:
-    """Queue the work of this block on a CUDA stream of the caller's: its handle as an integer (0 and 1: the default one).
+    """Queue the work of this block on a CUDA stream of the caller's: its handle as an integer (0, 1: the default one).
 
     >>> with stream(1):
     ...     pass
@@ -223,17 +223,37 @@ class DeviceArray:
 
     def _view(self, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> DeviceArray:
         return DeviceArray(
-            self._owner, self._offset + offset, tuple(shape), tuple(strides), self.dtype, self.device_number, self._stream
+            self._owner,
+            self._offset + offset,
+            tuple(shape),
+            tuple(strides),
+            self.dtype,
+            self.device_number,
+            self._stream,
         )
 
     def transpose(self, *axes: Any) -> DeviceArray:
         """The same memory with its axes in another order, as NumPy's."""
-        order = tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], Sequence) else axes
+        order = axes if len(axes) != 1 or isinstance(axes[0], int) else tuple(axes[0])
         order = order or tuple(reversed(range(self.ndim)))
         order = tuple(operator.index(a) % max(self.ndim, 1) for a in order)
         if sorted(order) != list(range(self.ndim)):
             raise ShapeError(f"transpose: {axes} is not an order of the {self.ndim} dimensions of {self.shape}")
         return self._view([self.shape[a] for a in order], [self.strides[a] for a in order])
+
+    def swapaxes(self, a: int, b: int) -> DeviceArray:
+        """The same memory with two axes exchanged."""
+        order = list(range(self.ndim))
+        order[a], order[b] = order[b], order[a]
+        return self.transpose(order)
+
+    def repeated(self, count: int) -> DeviceArray:
+        """The same memory with its first axis, of one element, repeated; the array itself if it has `count` already."""
+        if self.shape[0] == count:
+            return self
+        if self.shape[0] != 1:
+            raise ShapeError(f"an axis of {self.shape[0]} elements cannot be repeated {count} times")
+        return self._view((count, *self.shape[1:]), (0, *self.strides[1:]))
 
     def reshape(self, *shape: Any) -> DeviceArray:
         """The same values in another shape: the same memory where it is contiguous, a copy elsewhere."""
@@ -301,7 +321,7 @@ class DeviceArray:
         return out
 
     def numpy(self) -> np.ndarray:
-        """A copy on the CPU. Raises DTypeError for bfloat16, which NumPy does not have: use .astype("float32") first."""
+        """A copy on the CPU. Raises DTypeError for bfloat16, which NumPy does not have: .astype("float32") first."""
         if self.dtype == "bfloat16":
             raise DTypeError('NumPy has no bfloat16; use .astype("float32").numpy()')
         dense = self.contiguous()
@@ -321,8 +341,22 @@ class DeviceArray:
     def __dlpack_device__(self) -> tuple[int, int]:
         return module().dlpack_type, self.device_number
 
-    def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
-        """stream: the consumer's, which will wait for the values; -1: no waiting; None: the default stream."""
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """stream: the consumer's, which will wait for the values; -1: no waiting; None: the default stream.
+
+        max_version is not looked at: the capsule has the form that every consumer reads.
+        """
+        if dl_device is not None and tuple(dl_device) != self.__dlpack_device__():
+            raise BufferError(f"the array is on {self.device}, which is not DLPack's device {dl_device}")
+        if copy:
+            return concatenate([self[None]])[0].__dlpack__(stream=stream)
         consumer = _LEGACY_STREAM if stream is None or stream == 0 else stream
         if consumer != -1 and not module().emulated:
             self.wait(consumer)
@@ -425,6 +459,16 @@ def on_device(obj: Any) -> bool:
         except (BufferError, RuntimeError, TypeError, ValueError):
             return False
     return hasattr(obj, "__cuda_array_interface__")
+
+
+def is_array(obj: Any) -> bool:
+    """Whether an argument holds elements in memory, on whatever device (numbers and lists do not)."""
+    return (
+        isinstance(obj, np.ndarray)
+        or on_device(obj)
+        or hasattr(obj, "__dlpack__")
+        or hasattr(obj, "__array_interface__")
+    )
 
 
 def from_object(obj: Any, what: str) -> DeviceArray:

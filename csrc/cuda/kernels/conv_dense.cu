@@ -48,7 +48,8 @@ GemmSize size_of(const ConvProblem& p, const Context& ctx) {
 }
 
 const char* refuse(const ConvProblem& p, const Context& ctx) {
-  if (p.d * p.h * p.w != 1 || p.z * p.p * p.q != 1 || p.t * p.r * p.s != 1 || p.pad_d_lo || p.pad_h_lo || p.pad_w_lo) return "more than one pixel";
+  if (p.d * p.h * p.w != 1 || p.z * p.p * p.q != 1 || p.t * p.r * p.s != 1 || p.pad_d_lo || p.pad_h_lo || p.pad_w_lo)
+    return "more than one pixel";
   if (p.groups != 1 || p.transposed) return "groups or transposed";
   if (ctx.images > kMostRows) return "more than eight images";
   return refuse_gemm(p, ctx);
@@ -65,8 +66,8 @@ cudaError_t run(const ConvProblem& p, const ConvArgs& a, const Context& ctx, voi
   return with_element(ctx.precision, [&](auto zero) {
     using T = decltype(zero);
     auto go = [&](auto* kernel) {
-      return launch<false>(kernel, grid, dim3(kThreads), 0, stream, static_cast<const T*>(a.x.data), a.x.image, static_cast<const T*>(a.weights), s,
-                           partial);
+      return launch<false>(kernel, grid, dim3(kThreads), 0, stream, static_cast<const T*>(a.x.data), a.x.image,
+                           static_cast<const T*>(a.weights), s, partial);
     };
     const cudaError_t e = s.m == 1 ? go(dense<T, 1>) : s.m == 2 ? go(dense<T, 2>) : s.m <= 4 ? go(dense<T, 4>) : go(dense<T, 8>);
     if (e != cudaSuccess) return e;

@@ -20,8 +20,9 @@ struct Geometry {
 
 // kR = kS = kStride = 0: known at run time only.
 template <class T, int kR, int kS, int kStride>
-__global__ void __launch_bounds__(128) depthwise(View x, View y, const T* weights, Epilogue e, Geometry g, int channels, Divider<uint32_t> by_c,
-                                                 Divider<uint32_t> by_strip, Divider<uint32_t> by_p, uint32_t items) {
+__global__ void __launch_bounds__(128)
+    depthwise(View x, View y, const T* weights, Epilogue e, Geometry g, int channels, Divider<uint32_t> by_c, Divider<uint32_t> by_strip,
+              Divider<uint32_t> by_p, uint32_t items) {
   constexpr int kVec = kVector<T>;
   const uint32_t step = gridDim.x * blockDim.x;
   for (uint32_t item = blockIdx.x * blockDim.x + threadIdx.x; item < items; item += step) {
@@ -88,11 +89,13 @@ const char* refuse(const ConvProblem& p, const Context& ctx) {
   if (p.h >= kMost || p.w >= kMost || p.c >= kMost || p.r * p.dil_h >= kMost || p.s * p.dil_w >= kMost || p.p * p.stride_h >= kMost ||
       (p.q + kPixels) * p.stride_w >= kMost || p.pad_h_lo >= kMost || p.pad_w_lo >= kMost)
     return "a size is too large";
-  if (p.p * ceil_div(p.q, kPixels) * (p.c / (16 / element_bytes(ctx.precision))) >= too_many_items()) return "an image has more than 2^31 strips";
+  if (p.p * ceil_div(p.q, kPixels) * (p.c / (16 / element_bytes(ctx.precision))) >= too_many_items())
+    return "an image has more than 2^31 strips";
   return nullptr;
 }
 double cost(const ConvProblem& p, const Context& ctx) {
-  const double compute = double(ctx.images) * double(p.p * p.q) * double(p.c) * double(p.r * p.s) / (ctx.device->multiprocessors * 64 * 1600.0 * 0.5);
+  const double compute =
+      double(ctx.images) * double(p.p * p.q) * double(p.c) * double(p.r * p.s) / (ctx.device->multiprocessors * 64 * 1600.0 * 0.5);
   const double memory = conv_bytes(p, ctx) / 2.2e6;
   return 3 + (compute > memory ? compute : memory);
 }
@@ -111,7 +114,8 @@ cudaError_t run(const ConvProblem& p, const ConvArgs& a, const Context& ctx, voi
       auto go = [&](auto* kernel) {
         using D = Divider<uint32_t>;
         return launch<false>(kernel, dim3(blocks_for(items, 128)), dim3(128), 0, stream, own.x, own.y, static_cast<const T*>(own.weights),
-                             epilogue(p.act, own), g, static_cast<int>(p.c), D(p.c / kVector<T>), D(strips), D(p.p), static_cast<uint32_t>(items));
+                             epilogue(p.act, own), g, static_cast<int>(p.c), D(p.c / kVector<T>), D(strips), D(p.p),
+                             static_cast<uint32_t>(items));
       };
       const bool plain = p.r == p.s && p.dil_h == 1 && p.dil_w == 1 && p.stride_h == p.stride_w;
       const cudaError_t e = plain && p.r == 3 && p.stride_w == 1   ? go(depthwise<T, 3, 3, 1>)

@@ -33,7 +33,8 @@ int64_t slices_of(const ConvProblem& p, const Context& ctx) {
 }
 
 template <class T, class Source, class Sink>
-cudaError_t start(const ConvProblem& p, const ConvArgs& a, int64_t images, Tile tile, const Source& source, const Sink& sink, cudaStream_t stream) {
+cudaError_t start(const ConvProblem& p, const ConvArgs& a, int64_t images, Tile tile, const Source& source, const Sink& sink,
+                  cudaStream_t stream) {
   const GemmSize s = gemm_size(images * p.z * p.p * p.q, p.k / p.groups, source.k);
   const T* b = static_cast<const T*>(a.weights);
   const int groups = static_cast<int>(p.groups);
@@ -43,8 +44,8 @@ cudaError_t start(const ConvProblem& p, const ConvArgs& a, int64_t images, Tile 
 }
 
 double cost_of(const ConvProblem& p, const Context& ctx, Tile tile) {
-  return gemm_cost(ctx, double(ctx.images * p.z * p.p * p.q), double(p.k / p.groups), double(p.t * p.r * p.s * (p.c / p.groups)), tile.m, tile.n,
-                   double(p.groups), conv_bytes(p, ctx)) *
+  return gemm_cost(ctx, double(ctx.images * p.z * p.p * p.q), double(p.k / p.groups), double(p.t * p.r * p.s * (p.c / p.groups)), tile.m,
+                   tile.n, double(p.groups), conv_bytes(p, ctx)) *
          (vectors_in(p, ctx) ? 1 : 1.5);
 }
 
@@ -74,8 +75,8 @@ int64_t workspace_split(const ConvProblem& p, const Context& ctx) {
 }
 double cost_split(const ConvProblem& p, const Context& ctx) {
   const double slices = double(slices_of(p, ctx));
-  return gemm_cost(ctx, double(ctx.images * p.z * p.p * p.q), double(p.k / p.groups), double(p.t * p.r * p.s * (p.c / p.groups)) / slices, 64, 64,
-                   double(p.groups) * slices, conv_bytes(p, ctx)) *
+  return gemm_cost(ctx, double(ctx.images * p.z * p.p * p.q), double(p.k / p.groups), double(p.t * p.r * p.s * (p.c / p.groups)) / slices,
+                   64, 64, double(p.groups) * slices, conv_bytes(p, ctx)) *
              (vectors_in(p, ctx) ? 1 : 1.5) +
          2 + 2 * double(workspace_split(p, ctx)) / 2.5e6;
 }
@@ -129,6 +130,7 @@ cudaError_t pack_gemm(const ConvProblem& p, const Context& ctx, const float* wei
 extern const ConvKernel conv_direct, conv_split, conv_transposed;
 const ConvKernel conv_direct = {"conv_direct", refuse_direct, cost_direct, no_workspace, run_direct, pack_gemm_bytes, pack_gemm};
 const ConvKernel conv_split = {"conv_split", refuse_split, cost_split, workspace_split, run_split, pack_gemm_bytes, pack_gemm};
-const ConvKernel conv_transposed = {"conv_transposed", refuse_transposed, cost_transposed, no_workspace, run_transposed, pack_gemm_bytes, pack_gemm};
+const ConvKernel conv_transposed = {"conv_transposed", refuse_transposed, cost_transposed, no_workspace,
+                                    run_transposed,    pack_gemm_bytes,   pack_gemm};
 
 }  // namespace ck::cuda

@@ -23,8 +23,9 @@ struct Geometry {
 };
 
 template <class T>
-__global__ void __launch_bounds__(128) grouped(View x, View y, const T* weights, Epilogue e, Geometry g, Divider<uint32_t> by_k, Divider<uint32_t> by_strip,
-                                               Divider<uint32_t> by_p, Divider<uint32_t> by_group, uint32_t items) {
+__global__ void __launch_bounds__(128)
+    grouped(View x, View y, const T* weights, Epilogue e, Geometry g, Divider<uint32_t> by_k, Divider<uint32_t> by_strip,
+            Divider<uint32_t> by_p, Divider<uint32_t> by_group, uint32_t items) {
   const uint32_t step = gridDim.x * blockDim.x;
   for (uint32_t item = blockIdx.x * blockDim.x + threadIdx.x; item < items; item += step) {
     uint32_t quad, strip, p;
@@ -70,7 +71,8 @@ const char* refuse(const ConvProblem& p, const Context& ctx) {
   const int64_t c = p.c / p.groups, k = p.k / p.groups;
   if (c % 4 || k % 4 || c > 64 || k > 64) return "channels or filters of a group are not in fours, or more than 64";
   const int bytes = 4 * element_bytes(ctx.precision);
-  if (ctx.x_align < bytes || ctx.y_align < bytes || ctx.residual_align < bytes) return "strides or addresses do not keep four elements together";
+  if (ctx.x_align < bytes || ctx.y_align < bytes || ctx.residual_align < bytes)
+    return "strides or addresses do not keep four elements together";
   constexpr int64_t kMost = int64_t{1} << 28;
   if (p.h >= kMost || p.w >= kMost || p.k >= kMost || p.r * p.dil_h >= kMost || p.s * p.dil_w >= kMost || p.p * p.stride_h >= kMost ||
       (p.q + kPixels) * p.stride_w >= kMost || p.pad_h_lo >= kMost || p.pad_w_lo >= kMost)
@@ -79,15 +81,28 @@ const char* refuse(const ConvProblem& p, const Context& ctx) {
   return nullptr;
 }
 double cost(const ConvProblem& p, const Context& ctx) {
-  const double compute = double(ctx.images) * double(p.p * p.q) * double(p.k) * double(p.r * p.s * (p.c / p.groups)) / (ctx.device->multiprocessors * 64 * 1600.0 * 0.4);
+  const double compute = double(ctx.images) * double(p.p * p.q) * double(p.k) * double(p.r * p.s * (p.c / p.groups)) /
+                         (ctx.device->multiprocessors * 64 * 1600.0 * 0.4);
   const double memory = conv_bytes(p, ctx) / 2.2e6;
   return 3 + (compute > memory ? compute : memory);
 }
 int64_t workspace_bytes(const ConvProblem&, const Context&) { return 0; }
 
 cudaError_t run(const ConvProblem& p, const ConvArgs& a, const Context& ctx, void*, cudaStream_t stream) {
-  const Geometry g{int(p.h),        int(p.w),        int(p.q),     int(p.r),     int(p.s),           int(p.stride_h),     int(p.stride_w),
-                   int(p.pad_h_lo), int(p.pad_w_lo), int(p.dil_h), int(p.dil_w), int(p.c / p.groups), int(p.k / p.groups), int(p.k)};
+  const Geometry g{int(p.h),
+                   int(p.w),
+                   int(p.q),
+                   int(p.r),
+                   int(p.s),
+                   int(p.stride_h),
+                   int(p.stride_w),
+                   int(p.pad_h_lo),
+                   int(p.pad_w_lo),
+                   int(p.dil_h),
+                   int(p.dil_w),
+                   int(p.c / p.groups),
+                   int(p.k / p.groups),
+                   int(p.k)};
   const int64_t strips = ceil_div(p.q, kPixels), one = p.p * strips * (p.k / 4);
   if (!one) return cudaSuccess;
   const int64_t part = (too_many_items() - 1) / one;  // images of a launch, so that its threads fit 31 bits
@@ -97,9 +112,9 @@ cudaError_t run(const ConvProblem& p, const ConvArgs& a, const Context& ctx, voi
     for (int64_t first = 0; first < ctx.images; first += part) {
       const int64_t images = ctx.images - first < part ? ctx.images - first : part, items = images * one;
       const ConvArgs own = from_image(a, first, element_bytes(ctx.precision));
-      const cudaError_t e = launch<false>(grouped<T>, dim3(blocks_for(items, 128)), dim3(128), 0, stream, own.x, own.y,
-                                          static_cast<const T*>(own.weights), epilogue(p.act, own), g, D(p.k / 4), D(strips), D(p.p),
-                                          D(p.k / p.groups), static_cast<uint32_t>(items));
+      const cudaError_t e =
+          launch<false>(grouped<T>, dim3(blocks_for(items, 128)), dim3(128), 0, stream, own.x, own.y, static_cast<const T*>(own.weights),
+                        epilogue(p.act, own), g, D(p.k / 4), D(strips), D(p.p), D(p.k / p.groups), static_cast<uint32_t>(items));
       if (e != cudaSuccess) return e;
     }
     return cudaSuccess;

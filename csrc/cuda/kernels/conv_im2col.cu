@@ -21,8 +21,9 @@ struct Geometry {
 
 // a[m][j], j < row; zeros where the filter leaves the image and behind the last tap.
 template <class T>
-__global__ void unroll(View x, T* a, Geometry g, Divider<uint32_t> by_row, Divider<uint32_t> by_c, Divider<uint32_t> by_s, Divider<uint32_t> by_r,
-                       Divider<uint32_t> by_q, Divider<uint32_t> by_p, Divider<uint32_t> by_z, int64_t items, uint32_t row, bool fast) {
+__global__ void unroll(View x, T* a, Geometry g, Divider<uint32_t> by_row, Divider<uint32_t> by_c, Divider<uint32_t> by_s,
+                       Divider<uint32_t> by_r, Divider<uint32_t> by_q, Divider<uint32_t> by_p, Divider<uint32_t> by_z, int64_t items,
+                       uint32_t row, bool fast) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items; item += step) {
     uint32_t m, j;
@@ -84,8 +85,8 @@ const char* refuse_both(const ConvProblem& p, const Context& ctx) {
 }
 
 bool one_pixel(const ConvProblem& p) {
-  return p.t * p.r * p.s == 1 && p.stride_d == 1 && p.stride_h == 1 && p.stride_w == 1 && !p.pad_d_lo && !p.pad_h_lo && !p.pad_w_lo && !p.pad_d_hi &&
-         !p.pad_h_hi && !p.pad_w_hi;
+  return p.t * p.r * p.s == 1 && p.stride_d == 1 && p.stride_h == 1 && p.stride_w == 1 && !p.pad_d_lo && !p.pad_h_lo && !p.pad_w_lo &&
+         !p.pad_d_hi && !p.pad_h_hi && !p.pad_w_hi;
 }
 
 const char* refuse_pointwise(const ConvProblem& p, const Context& ctx) {
@@ -122,11 +123,13 @@ int64_t workspace_im2col(const ConvProblem& p, const Context& ctx) {
 double cost_im2col(const ConvProblem& p, const Context& ctx) {
   const double m = double(ctx.images * p.z * p.p * p.q), k = double(columns(p));
   const Tile tile = tile_of(part_of(p, ctx) * p.z * p.p * p.q, p.k, ctx);
-  return 3 + 2 * m * k * element_bytes(ctx.precision) / 2e6 + 0.95 * gemm_cost(ctx, m, double(p.k), k, tile.m, tile.n, 1, conv_bytes(p, ctx));
+  return 3 + 2 * m * k * element_bytes(ctx.precision) / 2e6 +
+         0.95 * gemm_cost(ctx, m, double(p.k), k, tile.m, tile.n, 1, conv_bytes(p, ctx));
 }
 cudaError_t run_im2col(const ConvProblem& p, const ConvArgs& a, const Context& ctx, void* workspace, cudaStream_t stream) {
-  const Geometry g{int(p.d),        int(p.h),        int(p.w),        int(p.c),        int(p.t),        int(p.r),     int(p.s),     int(p.stride_d),
-                   int(p.stride_h), int(p.stride_w), int(p.pad_d_lo), int(p.pad_h_lo), int(p.pad_w_lo), int(p.dil_d), int(p.dil_h), int(p.dil_w)};
+  const Geometry g{int(p.d),        int(p.h),        int(p.w),        int(p.c),        int(p.t),        int(p.r),
+                   int(p.s),        int(p.stride_d), int(p.stride_h), int(p.stride_w), int(p.pad_d_lo), int(p.pad_h_lo),
+                   int(p.pad_w_lo), int(p.dil_d),    int(p.dil_h),    int(p.dil_w)};
   using D = Divider<uint32_t>;
   const int64_t part = part_of(p, ctx), row = columns(p);
   return with_element(ctx.precision, [&](auto zero) {
@@ -135,8 +138,8 @@ cudaError_t run_im2col(const ConvProblem& p, const ConvArgs& a, const Context& c
       const int64_t images = ctx.images - first < part ? ctx.images - first : part, items = images * p.z * p.p * p.q * row;
       const ConvArgs own = from_image(a, first, element_bytes(ctx.precision));
       T* rows = static_cast<T*>(workspace);
-      cudaError_t e = launch<false>(unroll<T>, dim3(blocks_for(items, 256)), dim3(256), 0, stream, own.x, rows, g, D(row), D(p.c), D(p.s), D(p.r),
-                                    D(p.q), D(p.p), D(p.z), items, static_cast<uint32_t>(row), items < too_many_items());
+      cudaError_t e = launch<false>(unroll<T>, dim3(blocks_for(items, 256)), dim3(256), 0, stream, own.x, rows, g, D(row), D(p.c), D(p.s),
+                                    D(p.r), D(p.q), D(p.p), D(p.z), items, static_cast<uint32_t>(row), items < too_many_items());
       if (e == cudaSuccess) e = multiply<T>(p, own, ctx, rows, row, static_cast<int>(row), images, stream);
       if (e != cudaSuccess) return e;
     }
@@ -147,7 +150,8 @@ cudaError_t run_im2col(const ConvProblem& p, const ConvArgs& a, const Context& c
 }  // namespace
 
 extern const ConvKernel conv_pointwise, conv_im2col;
-const ConvKernel conv_pointwise = {"conv_pointwise", refuse_pointwise, cost_pointwise, no_workspace, run_pointwise, pack_gemm_bytes, pack_gemm};
+const ConvKernel conv_pointwise = {"conv_pointwise", refuse_pointwise, cost_pointwise, no_workspace,
+                                   run_pointwise,    pack_gemm_bytes,  pack_gemm};
 const ConvKernel conv_im2col = {"conv_im2col", refuse_im2col, cost_im2col, workspace_im2col, run_im2col, pack_gemm_bytes, pack_gemm};
 
 }  // namespace ck::cuda

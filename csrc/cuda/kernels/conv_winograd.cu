@@ -55,7 +55,8 @@ struct Transform<4> {
   }
   CK_DEVICE static void filter(const double (&g)[3], double (&u)[6]) {
     constexpr double p = 0.625, q = 1.5;
-    constexpr double at_p = 2 * p * p * (p * p - q * q), at_q = 2 * q * q * (q * q - p * p);  // products of the distances between the points
+    constexpr double at_p = 2 * p * p * (p * p - q * q),
+                     at_q = 2 * q * q * (q * q - p * p);  // products of the distances between the points
     u[0] = g[0] / (p * p * q * q);
     u[1] = (g[0] + p * g[1] + p * p * g[2]) / at_p, u[2] = (g[0] - p * g[1] + p * p * g[2]) / at_p;
     u[3] = (g[0] + q * g[1] + q * q * g[2]) / at_q, u[4] = (g[0] - q * g[1] + q * q * g[2]) / at_q;
@@ -115,7 +116,8 @@ __global__ void __launch_bounds__(128) transform_in(View x, float* v, Tiles tile
 }
 
 template <int kOut>
-__global__ void __launch_bounds__(128) transform_out(const float* m, int64_t ld, View y, Tiles tiles, Epilogue e, int filters, int64_t items) {
+__global__ void __launch_bounds__(128)
+    transform_out(const float* m, int64_t ld, View y, Tiles tiles, Epilogue e, int filters, int64_t items) {
   using W = Transform<kOut>;
   constexpr int kIn = W::kIn;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
@@ -168,7 +170,8 @@ __global__ void transform_filters(const float* weights, float* u, int channels, 
     for (int r = 0; r < 3; ++r)
 #pragma unroll
       for (int s = 0; s < 3; ++s)
-        g[r][s] = c < channels && k < filters ? static_cast<double>(weights[(static_cast<int64_t>(r * 3 + s) * channels + c) * filters + k]) : 0.0;
+        g[r][s] = c < channels && k < filters ? static_cast<double>(weights[(static_cast<int64_t>(r * 3 + s) * channels + c) * filters + k])
+                                              : 0.0;
 #pragma unroll
     for (int s = 0; s < 3; ++s) {
       const double line[3] = {g[0][s], g[1][s], g[2][s]};
@@ -237,8 +240,15 @@ cudaError_t run(const ConvProblem& p, const ConvArgs& a, const Context& ctx, voi
   for (int64_t first = 0; first < ctx.images; first += part) {
     const int64_t images = ctx.images - first < part ? ctx.images - first : part, count = images * tiles_of<kOut>(p);
     const ConvArgs own = from_image(a, first, 4);
-    const Tiles tiles{int(p.h),      int(p.w), int(p.p), int(p.q), int(p.pad_h_lo), int(p.pad_w_lo), static_cast<uint32_t>(count),
-                      Divider<uint32_t>(ceil_div(p.q, kOut)), Divider<uint32_t>(ceil_div(p.p, kOut))};
+    const Tiles tiles{int(p.h),
+                      int(p.w),
+                      int(p.p),
+                      int(p.q),
+                      int(p.pad_h_lo),
+                      int(p.pad_w_lo),
+                      static_cast<uint32_t>(count),
+                      Divider<uint32_t>(ceil_div(p.q, kOut)),
+                      Divider<uint32_t>(ceil_div(p.p, kOut))};
     float* v = static_cast<float*>(workspace);
     float* m = v + products * count * p.c;
     cudaError_t e = launch<false>(transform_in<kOut>, dim3(blocks_for(count * p.c, 128)), dim3(128), 0, stream, own.x, v, tiles,
@@ -251,8 +261,8 @@ cudaError_t run(const ConvProblem& p, const ConvArgs& a, const Context& ctx, voi
     e = large(p, ctx, count, products) ? launch_gemm<float, 128, 128>(source, u, s, products, sink, stream)
                                        : launch_gemm<float, 64, 64>(source, u, s, products, sink, stream);
     if (e != cudaSuccess) return e;
-    e = launch<false>(transform_out<kOut>, dim3(blocks_for(count * p.k, 128)), dim3(128), 0, stream, m, ld, own.y, tiles, epilogue(p.act, own),
-                      static_cast<int>(p.k), count * p.k);
+    e = launch<false>(transform_out<kOut>, dim3(blocks_for(count * p.k, 128)), dim3(128), 0, stream, m, ld, own.y, tiles,
+                      epilogue(p.act, own), static_cast<int>(p.k), count * p.k);
     if (e != cudaSuccess) return e;
   }
   return cudaSuccess;
@@ -264,8 +274,8 @@ int64_t packed_bytes(const ConvProblem& p, const Context&) {
 template <int kOut>
 cudaError_t pack(const ConvProblem& p, const Context&, const float* weights, void* packed, cudaStream_t stream) {
   const int64_t rows = round_up(p.c, kTileK), ldb = round_up(p.k, 8);
-  return launch<false>(transform_filters<kOut>, dim3(blocks_for(rows * ldb, 128)), dim3(128), 0, stream, weights, static_cast<float*>(packed),
-                       static_cast<int>(p.c), static_cast<int>(p.k), rows, ldb, rows * ldb);
+  return launch<false>(transform_filters<kOut>, dim3(blocks_for(rows * ldb, 128)), dim3(128), 0, stream, weights,
+                       static_cast<float*>(packed), static_cast<int>(p.c), static_cast<int>(p.k), rows, ldb, rows * ldb);
 }
 
 }  // namespace

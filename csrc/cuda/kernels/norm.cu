@@ -40,8 +40,7 @@ __global__ void scale_shift(View x, View y, const float* scale, const float* shi
     float v[kCount];
     load<kCount>(at<const T>(x, n, d, h, w) + first, v);
 #pragma unroll
-    for (int i = 0; i < kCount; ++i)
-      v[i] = activate(v[i] * (scale ? scale[first + i] : 1.f) + (shift ? shift[first + i] : 0.f), act);
+    for (int i = 0; i < kCount; ++i) v[i] = activate(v[i] * (scale ? scale[first + i] : 1.f) + (shift ? shift[first + i] : 0.f), act);
     store<kCount>(at<T>(y, n, d, h, w) + first, v);
   }
 }
@@ -64,8 +63,8 @@ __device__ __forceinline__ float over_block(float v, float* shared) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kBlock) norm_pixel(NormProblem p, View x, View y, const float* scale, const float* shift, Pixels pixels,
-                                                     uint64_t count) {
+__global__ void __launch_bounds__(kBlock)
+    norm_pixel(NormProblem p, View x, View y, const float* scale, const float* shift, Pixels pixels, uint64_t count) {
   __shared__ float shared[kBlock / 32];
   for (uint64_t pixel = blockIdx.x; pixel < count; pixel += gridDim.x) {
     const T* from = pixels.find<const T>(x, pixel);
@@ -154,7 +153,9 @@ cudaError_t start_scale_shift(const NormProblem& p, const NormArgs& a, const Con
   });
 }
 
-double bytes(const NormProblem& p, const Context& ctx) { return 2.0 * double(pixel_count(p, ctx)) * double(p.c) * element_bytes(ctx.precision); }
+double bytes(const NormProblem& p, const Context& ctx) {
+  return 2.0 * double(pixel_count(p, ctx)) * double(p.c) * element_bytes(ctx.precision);
+}
 
 const char* refuse_vector(const NormProblem& p, const Context& ctx) {
   if (p.kind != NormKind::kScaleShift) return "only scale and shift";

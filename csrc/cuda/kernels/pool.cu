@@ -33,7 +33,8 @@ struct Gathered {
 };
 
 template <class T, int kCount, class I, bool kIndices>
-__global__ void pool(PoolProblem p, View x, View y, View index, Divider<I> by_c, Divider<I> by_q, Divider<I> by_p, Divider<I> by_z, I items) {
+__global__ void pool(PoolProblem p, View x, View y, View index, Divider<I> by_c, Divider<I> by_q, Divider<I> by_p, Divider<I> by_z,
+                     I items) {
   const I step = static_cast<I>(gridDim.x) * blockDim.x;
   const bool max = p.kind == PoolKind::kMax;
   for (I item = static_cast<I>(blockIdx.x) * blockDim.x + threadIdx.x; item < items; item += step) {
@@ -116,9 +117,7 @@ cudaError_t start(const PoolProblem& p, const PoolArgs& a, const Context& ctx, c
 double bytes(const PoolProblem& p, const Context& ctx) {
   return double(ctx.images) * double(element_bytes(ctx.precision)) * double(p.c) * (double(p.d * p.h * p.w) + double(p.z * p.p * p.q));
 }
-double window(const PoolProblem& p) {
-  return p.adaptive ? double(p.d * p.h * p.w) / double(p.z * p.p * p.q) + 1 : double(p.t * p.r * p.s);
-}
+double window(const PoolProblem& p) { return p.adaptive ? double(p.d * p.h * p.w) / double(p.z * p.p * p.q) + 1 : double(p.t * p.r * p.s); }
 
 const char* refuse_vector(const PoolProblem& p, const Context& ctx) {
   if (p.c % (16 / element_bytes(ctx.precision))) return "channels are no multiple of 16 bytes";
@@ -126,9 +125,7 @@ const char* refuse_vector(const PoolProblem& p, const Context& ctx) {
   return nullptr;
 }
 // The time of the memory, and of threads that walk large windows one pixel after another.
-double cost_vector(const PoolProblem& p, const Context& ctx) {
-  return 2.5 + bytes(p, ctx) / 2.5e6 + 0.01 * window(p);
-}
+double cost_vector(const PoolProblem& p, const Context& ctx) { return 2.5 + bytes(p, ctx) / 2.5e6 + 0.01 * window(p); }
 cudaError_t run_vector(const PoolProblem& p, const PoolArgs& a, const Context& ctx, void*, cudaStream_t stream) {
   return with_element(ctx.precision, [&](auto zero) {
     using T = decltype(zero);
@@ -140,7 +137,8 @@ bool whole(int64_t out, int64_t in, int64_t window, int64_t lo, int64_t hi, int6
   return out == 1 && (adaptive || (window == in && !lo && !hi && dil == 1));
 }
 const char* refuse_global(const PoolProblem& p, const Context& ctx) {
-  if (!whole(p.z, p.d, p.t, p.pad_d_lo, p.pad_d_hi, p.dil_d, p.adaptive) || !whole(p.p, p.h, p.r, p.pad_h_lo, p.pad_h_hi, p.dil_h, p.adaptive) ||
+  if (!whole(p.z, p.d, p.t, p.pad_d_lo, p.pad_d_hi, p.dil_d, p.adaptive) ||
+      !whole(p.p, p.h, p.r, p.pad_h_lo, p.pad_h_hi, p.dil_h, p.adaptive) ||
       !whole(p.q, p.w, p.s, p.pad_w_lo, p.pad_w_hi, p.dil_w, p.adaptive))
     return "the window is not the whole image";
   if (p.indices) return "indices are wanted";
@@ -153,8 +151,8 @@ cudaError_t run_global(const PoolProblem& p, const PoolArgs& a, const Context& c
     using T = decltype(zero);
     constexpr int kCount = kVector<T>;
     if (!ctx.images) return cudaSuccess;
-    return launch<true>(pool_all<T, kCount>, dim3(blocks_for(p.c / kCount, kLanes), static_cast<unsigned>(ctx.images)), dim3(kLanes * kWarps), 0,
-                        stream, p, a.x, a.y);
+    return launch<true>(pool_all<T, kCount>, dim3(blocks_for(p.c / kCount, kLanes), static_cast<unsigned>(ctx.images)),
+                        dim3(kLanes * kWarps), 0, stream, p, a.x, a.y);
   });
 }
 

@@ -13,8 +13,12 @@ namespace ck::cuda {
 namespace {
 
 // A tap without indexing by a variable, which would put the taps into memory.
-CK_DEVICE int64_t index_of(const Mix<float>& m, int i) { return i == 0 ? m.index[0] : i == 1 ? m.index[1] : i == 2 ? m.index[2] : m.index[3]; }
-CK_DEVICE float weight_of(const Mix<float>& m, int i) { return i == 0 ? m.weight[0] : i == 1 ? m.weight[1] : i == 2 ? m.weight[2] : m.weight[3]; }
+CK_DEVICE int64_t index_of(const Mix<float>& m, int i) {
+  return i == 0 ? m.index[0] : i == 1 ? m.index[1] : i == 2 ? m.index[2] : m.index[3];
+}
+CK_DEVICE float weight_of(const Mix<float>& m, int i) {
+  return i == 0 ? m.weight[0] : i == 1 ? m.weight[1] : i == 2 ? m.weight[2] : m.weight[3];
+}
 
 template <class T, int kCount, class I>
 __global__ void resize(ResizeProblem p, View x, View y, Divider<I> by_c, Divider<I> by_q, Divider<I> by_p, Divider<I> by_z, I items) {

@@ -9,6 +9,10 @@ PyTorch; `layout="NHWC"` takes and gives (N,H,W,C). Weights are (K,C/G,R,S) in b
 Sizes are in pixels. `threads` limits one call (0 = convkern.set_num_threads). All functions raise ShapeError or
 DTypeError, with the values, for what PyTorch refuses, and Unsupported for what is not served here.
 
+Arrays of a CUDA device (DeviceArray, PyTorch, CuPy, JAX) of float32, float16 or bfloat16 are computed on where they
+are, in the precision of their type (float32 is strict), and give DeviceArrays; per-channel vectors are copied to the
+CPU first. `device="cuda:0"` copies arrays of the CPU there; arrays on different devices in one call are an error.
+
 A call builds a plan of one step and runs it; for whole networks use convkern.layers, which keep their plan and packed
 weights.
 """
@@ -37,6 +41,7 @@ from .elementwise import (
 )
 from .movement import cat, concat, flatten, interpolate, pad
 from .normalization import batch_norm, layer_norm, local_response_norm, log_softmax, softmax
+from .placement import placed
 from .pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -60,3 +65,6 @@ __all__ = [
     "local_response_norm", "log_softmax", "max_pool1d", "max_pool2d", "max_pool3d", "maximum", "minimum", "mul",
     "pad", "relu", "relu6", "sigmoid", "silu", "softmax", "softplus", "sub", "tanh",
 ]  # fmt: skip
+
+for _name in __all__:
+    globals()[_name] = placed(globals()[_name])

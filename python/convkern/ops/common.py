@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..arrays import Images, asarray
+from ..arrays import Images, as_ndarray, asarray
 from ..errors import DTypeError, ShapeError, Unsupported
 
-Array = Any  # an ndarray or any other CPU array
+Array = Any  # an ndarray or any other array of the CPU or a CUDA device
 Ints = int | Sequence[int]
 Triple = tuple[int, int, int]
 
@@ -71,13 +71,13 @@ def check_output(op: str, n: int, spatial: Sequence[int], channels: int) -> None
         raise ShapeError(f"{op}: an output of {n} x {tuple(spatial)} x {channels} values overflows")
 
 
-def per_channel(value: Array | None, name: str, like: np.dtype, shape: tuple[int, ...]) -> np.ndarray | None:
+def per_channel(value: Array | None, name: str, like: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     if value is None:
         return None
     array = asarray(value, name, like)
     if array.shape != shape:
         raise ShapeError(f"{name}: got shape {array.shape}, want {shape}")
-    return array
+    return array.astype("float32").numpy() if isinstance(like, str) else array  # plans take constants from the CPU
 
 
 def one_axis(op: str, dim: Any, rank: int) -> int:
@@ -90,25 +90,109 @@ def one_axis(op: str, dim: Any, rank: int) -> int:
 # Plans of one step
 
 
-def new_plan(dtype: np.dtype) -> _core.Plan:
-    """A plan that rounds as plain sums do: the weights of a single call are not worth a Winograd transform."""
+class _DevicePlan:
+    """A plan that is recorded and run on the device of its arrays; made like a _core.Plan."""
+
+    def __init__(self, device: int, precision: str):
+        self._device, self._precision = device, precision
+        self._plan = _core.Plan(exact=True, record=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plan, name)
+
+    def run(self, arrays: Sequence[Any], threads: int = 0, channels_first: bool = False) -> list[Any]:
+        from ..device import Runner
+
+        return Runner(self._plan, self._device, self._precision, graphs=False).run(arrays, threads, channels_first)
+
+
+def new_plan(x: Any) -> Any:
+    """A plan for arrays like x that rounds as plain sums do: the weights of a single call are not worth a Winograd
+    transform.
+    """
+    if type(x) is not np.ndarray:
+        return _DevicePlan(x.device_number, x.dtype)
     return _core.Plan(
-        "float32" if dtype.itemsize == 4 else "float64", exact=True
+        "float32" if x.dtype.itemsize == 4 else "float64", exact=True
     )  # dtype.name takes longer than all this
 
 
-def start(x: np.ndarray) -> tuple[_core.Plan, int]:
+def start(x: Any) -> tuple[Any, int]:
     """A plan with one input of the shape of x (N,D,H,W,C)."""
-    plan = new_plan(x.dtype)
+    plan = new_plan(x)
     return plan, plan.input(x.shape[1:])
 
 
-def finish(plan: _core.Plan, tensor: int, im: Images, threads: int) -> np.ndarray:
+def empty(shape: Sequence[int], like: Any) -> Any:
+    """An array of this shape where `like` is and with its elements."""
+    if type(like) is np.ndarray:
+        return np.empty(shape, like.dtype)
+    from ..device import empty
+
+    return empty(shape, like.dtype, like.device_number)
+
+
+def contiguous(x: Any) -> Any:
+    return np.ascontiguousarray(x) if type(x) is np.ndarray else x.contiguous()
+
+
+def parameter(w: Any) -> _core.Parameter:
+    """A weight (T,R,S,C/G,K) for a plan, wherever it is."""
+    if type(w) is np.ndarray:
+        return _core.Parameter(np.ascontiguousarray(w))
+    from ..device import weight
+
+    return weight(w)
+
+
+def dtype_of(obj: Any) -> Any:
+    """The elements of an argument that no other has been compared with yet, as asarray's `like`."""
+    if type(obj) is not np.ndarray:
+        from ..device import on_device, place
+
+        if on_device(obj):
+            return place(obj, "input", None, None).dtype
+    return as_ndarray(obj).dtype
+
+
+def copied(x: Any) -> Any:
+    """A new array with the same values, in C order."""
+    if type(x) is np.ndarray:
+        return np.array(x, order="C")
+    from ..device import concatenate
+
+    return concatenate([x[None]])[0]
+
+
+def filled(shape: Sequence[int], value: float, like: Any) -> Any:
+    if type(like) is np.ndarray:
+        return np.full(shape, value, like.dtype)
+    from ..device import to_device
+
+    return to_device(np.full(shape, value, np.float32), like.device, like.dtype)
+
+
+def negative(x: Any) -> Any:
+    """-x, in place where x is an ndarray."""
+    if type(x) is np.ndarray:
+        return np.negative(x, out=x)
+    from .elementwise import mul
+
+    return mul(x, -1.0)
+
+
+def moveaxis(x: Any, source: int, destination: int) -> Any:
+    order = [axis for axis in range(x.ndim) if axis != source % x.ndim]
+    order.insert(destination % x.ndim, source % x.ndim)
+    return x.transpose(order)
+
+
+def finish(plan: Any, tensor: int, im: Images, threads: int) -> Any:
     plan.finish([tensor])
     return im.restore(plan.run([im.ndhwc], threads, im.channels_first_memory)[0])
 
 
-def as_rows(x: np.ndarray) -> np.ndarray:
+def as_rows(x: Any) -> Any:
     """(..., C) as (N,D,H,W,C): a view for up to five dimensions."""
     if x.ndim > 5:
         return x.reshape(-1, 1, 1, 1, x.shape[-1])
@@ -120,18 +204,18 @@ def as_rows(x: np.ndarray) -> np.ndarray:
 # Order in memory
 
 
-def dense_order(x: np.ndarray) -> tuple[int, ...]:
+def dense_order(x: Any) -> tuple[int, ...]:
     """The order of the axes in memory, outermost first: what elementwise results keep."""
     if x.flags.c_contiguous or 0 in x.strides:
         return tuple(range(x.ndim))
     return tuple(sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis])))
 
 
-def back(y: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
+def back(y: Any, order: tuple[int, ...]) -> Any:
     return y.transpose(np.argsort(order)) if y.ndim > 1 else y
 
 
-def flat(x: np.ndarray) -> np.ndarray:
+def flat(x: Any) -> Any:
     """A C-contiguous array as a plan's (N,1,1,1,C): rows of a few thousand values, so that threads can share them."""
     columns = 1
     for size in reversed(x.shape):

@@ -7,11 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
 from ..arrays import asarray, images
 from ..errors import ShapeError
 from ..graph import conv_size, conv_transpose_size
-from .common import Array, Ints, as_rows, check_output, finish, ints, nonempty, one_int, per_channel, start, triple
+from .common import (
+    Array,
+    Ints,
+    as_rows,
+    check_output,
+    empty,
+    finish,
+    ints,
+    nonempty,
+    one_int,
+    parameter,
+    per_channel,
+    start,
+    triple,
+)
 
 
 def _conv(
@@ -78,7 +91,7 @@ def _conv(
     plan, source = start(im.ndhwc)
     y = plan.conv(
         source,
-        _core.Parameter(_relaid(w, groups, transposed)),
+        parameter(_relaid(w, groups, transposed)),
         b,
         stride=triple(strides, 1),
         pad_lo=triple(lo, 0),
@@ -107,7 +120,7 @@ def _named_padding(
     return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
 
 
-def _relaid(w: np.ndarray, groups: int, transposed: bool) -> np.ndarray:
+def _relaid(w: Any, groups: int, transposed: bool) -> Any:
     """torch's (K,C/G,R,S), transposed (C,K/G,R,S), as the plan's (T,R,S,C/G,K)."""
     rank = w.ndim - 2
     if not transposed:
@@ -118,12 +131,14 @@ def _relaid(w: np.ndarray, groups: int, transposed: bool) -> np.ndarray:
         c, kg, *window = w.shape
         w = w.reshape(groups, c // groups, kg, *window).transpose(*range(3, rank + 3), 1, 0, 2)
         w = w.reshape(*window, c // groups, groups * kg)
-    return np.ascontiguousarray(w[(None,) * (3 - rank)])
+    return w[(None,) * (3 - rank)]
 
 
-def _filters_last(w: np.ndarray) -> np.ndarray:
+def _filters_last(w: Any) -> Any:
     """(K,C,R,S) as a new (R,S,C,K), (K,C) as (C,K): 16 filters at a time, so that whole cache lines are written."""
     axes = (*range(2, w.ndim), 1, 0)
+    if type(w) is not np.ndarray:
+        return w.transpose(axes)  # a device packs from any strides
     out = np.empty([w.shape[axis] for axis in axes], w.dtype)
     for k in range(0, len(w), 16):
         out[..., k : k + 16] = w[k : k + 16].transpose(axes)
@@ -312,10 +327,10 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, threads: i
     b = per_channel(bias, "bias", x.dtype, w.shape[:-1])
     out_shape = x.shape[:-1] + w.shape[:-1]
     if not x.size:
-        return np.empty(out_shape, x.dtype)
+        return empty(out_shape, x)
     rows = as_rows(x)
     plan, source = start(rows)
     matrix = _filters_last(w.reshape(-1, w.shape[-1]))[None, None, None]
-    y = plan.conv(source, _core.Parameter(matrix), None if b is None else b.reshape(-1), label="linear")
+    y = plan.conv(source, parameter(matrix), None if b is None else b.reshape(-1), label="linear")
     plan.finish([y])
     return plan.run([rows], threads)[0].reshape(out_shape)

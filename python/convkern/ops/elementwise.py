@@ -9,15 +9,15 @@ import numpy as np
 
 from ..arrays import asarray
 from ..errors import ShapeError, Unsupported
-from .common import MAX_ELEMENTS, Array, back, dense_order, flat, new_plan, no_inplace, start
+from .common import MAX_ELEMENTS, Array, back, contiguous, copied, dense_order, empty, flat, new_plan, no_inplace, start
 
 
 def _elementwise(op: str, input: Array, threads: int, a: float = 0.0, b: float = 0.0) -> np.ndarray:
     x = asarray(input)
     if not x.size:
-        return np.empty(x.shape, x.dtype)
+        return empty(x.shape, x)
     order = dense_order(x)
-    moved = np.ascontiguousarray(x.transpose(order))
+    moved = contiguous(x.transpose(order))
     rows = flat(moved)
     plan, source = start(rows)
     plan.finish([plan.activation(source, op, a, b, label=op)])
@@ -168,31 +168,35 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, inplace: bool =
     x = asarray(input)
     if training and p > 0:
         raise Unsupported("dropout: training=True; only inference is served here, pass training=False")
-    return x.copy(order="K")
+    return x.copy(order="K") if type(x) is np.ndarray else copied(x)
 
 
-def _operand(value: Any, name: str, like: np.dtype) -> np.ndarray:
+def _operand(value: Any, name: str, like: Any) -> Any:
     """An array, or a Python number as an array of no dimensions."""
     if isinstance(value, (int, float)):
-        return np.asarray(value, like)
-    return asarray(value, name, like)
+        if isinstance(like, np.ndarray):
+            return np.asarray(value, like.dtype)
+        from ..device import to_device
+
+        return to_device(np.asarray(value, np.float32), like.device, like.dtype)
+    return asarray(value, name, like.dtype)
 
 
 def _binary(op: str, kind: str, input: Array, other: Any, threads: int) -> np.ndarray:
     a = asarray(input)
-    b = _operand(other, "other", a.dtype)
+    b = _operand(other, "other", a)
     try:
         shape = np.broadcast_shapes(a.shape, b.shape)
     except ValueError:
         raise ShapeError(f"{op}: the shapes {a.shape} and {b.shape} do not broadcast together") from None
     if 0 in shape:
-        return np.empty(shape, a.dtype)
+        return empty(shape, a)
     if math.prod(shape) > MAX_ELEMENTS:
         raise ShapeError(f"{op}: a result of shape {shape} overflows")
-    plan = new_plan(a.dtype)
+    plan = new_plan(a)
     order = dense_order(a)
     if a.shape == b.shape and order == dense_order(b):
-        a5, b5 = (flat(np.ascontiguousarray(v.transpose(order))) for v in (a, b))
+        a5, b5 = (flat(contiguous(v.transpose(order))) for v in (a, b))
     else:
         full = a if a.shape == shape else b
         order = dense_order(full) if full.shape == shape else tuple(range(len(shape)))
@@ -202,14 +206,14 @@ def _binary(op: str, kind: str, input: Array, other: Any, threads: int) -> np.nd
     return back(plan.run([a5, b5], threads)[0].reshape([shape[i] for i in order]), order)
 
 
-def _broadcastable(op: str, x: np.ndarray, shape: tuple[int, ...], order: tuple[int, ...]) -> np.ndarray:
+def _broadcastable(op: str, x: Any, shape: tuple[int, ...], order: tuple[int, ...]) -> Any:
     """x as (N,D,H,W,C); the kernel broadcasts sizes of 1, except along N, where a stride of 0 does it."""
     if len(shape) > 5:
         raise Unsupported(f"{op}: broadcasting to {len(shape)} dimensions {shape}; at most 5 are served")
     x = x.reshape((1,) * (len(shape) - x.ndim) + x.shape).transpose(order)
     x = x[(None,) * (5 - x.ndim)]
     batch = shape[order[0]] if len(shape) == 5 else 1
-    return np.broadcast_to(x, (batch, *x.shape[1:]))
+    return np.broadcast_to(x, (batch, *x.shape[1:])) if type(x) is np.ndarray else x.repeated(batch)
 
 
 def add(input: Array, other: Any, *, alpha: float = 1, threads: int = 0) -> np.ndarray:

@@ -8,14 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import as_ndarray, asarray, images
+from ..arrays import asarray, images
 from ..errors import DTypeError, ShapeError, Unsupported
 from .common import (
     MAX_ELEMENTS,
     Array,
     back,
     check_output,
+    copied,
     dense_order,
+    dtype_of,
+    empty,
+    filled,
     finish,
     new_plan,
     nonempty,
@@ -40,7 +44,7 @@ def cat(tensors: Sequence[Array], dim: int = 0, *, threads: int = 0) -> np.ndarr
         raise DTypeError(f"cat: got a {type(tensors).__name__}, want a list or tuple of arrays")
     if not tensors:
         raise ShapeError("cat: got no arrays, want at least one")
-    like = as_ndarray(tensors[0]).dtype
+    like = dtype_of(tensors[0])
     arrays = [asarray(t, f"tensors[{i}]", like) for i, t in enumerate(tensors)]
     if any(a.ndim == 0 for a in arrays):
         raise ShapeError("cat: got an array of no dimensions")
@@ -52,12 +56,12 @@ def cat(tensors: Sequence[Array], dim: int = 0, *, threads: int = 0) -> np.ndarr
             raise ShapeError(f"cat: the shapes {first} and {a.shape} differ outside of dim={dim}")
     shape = (*first[:dim], sum(a.shape[dim] for a in arrays), *first[dim + 1 :])
     if not math.prod(shape):
-        return np.empty(shape, like)
+        return empty(shape, arrays[0])
     arrays = [a for a in arrays if a.size]
     orders = {dense_order(a) for a in arrays}
     order = orders.pop() if len(orders) == 1 else tuple(range(len(first)))
     at = order.index(dim)
-    plan = new_plan(like)
+    plan = new_plan(arrays[0])
     parts = []
     for a in arrays:
         a = a.transpose(order)
@@ -85,7 +89,7 @@ def flatten(input: Array, start_dim: int = 0, end_dim: int = -1) -> np.ndarray:
     if first > last:
         raise ShapeError(f"flatten: start_dim={start_dim} comes after end_dim={end_dim} in {x.ndim} dimensions")
     merged = math.prod(x.shape[first : last + 1])
-    return np.array(x, order="C").reshape(*x.shape[:first], merged, *x.shape[last + 1 :])
+    return copied(x).reshape(*x.shape[:first], merged, *x.shape[last + 1 :])
 
 
 def pad(
@@ -124,12 +128,12 @@ def pad(
     if math.prod(shape) > MAX_ELEMENTS:
         raise ShapeError(f"pad: a result of shape {shape} overflows")
     if 0 in shape:
-        return np.empty(shape, x.dtype)
+        return empty(shape, x)
     fill = 0.0 if value is None else float(value)
     if not x.size:
         if mode != "constant":
             raise ShapeError(f"pad: mode {mode!r} of an empty input of shape {x.shape}")
-        return np.full(shape, fill, x.dtype)
+        return filled(shape, fill, x)
     if mode == "circular":  # what is cropped does not come round again
         x = x[tuple(slice(max(-lo, 0), n + min(hi, 0)) for n, (lo, hi) in zip(x.shape, pairs))]
         pairs = [(max(lo, 0), max(hi, 0)) for lo, hi in pairs]

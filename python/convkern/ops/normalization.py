@@ -11,10 +11,10 @@ import numpy as np
 from ..arrays import Images, asarray, images
 from ..errors import ShapeError, Unsupported
 from ..graph import scale_and_shift
-from .common import Array, as_rows, finish, ints, one_axis, one_int, per_channel, start
+from .common import Array, as_rows, contiguous, empty, finish, ints, moveaxis, one_axis, one_int, per_channel, start
 
 
-def _along_channels(op: str, x: np.ndarray, layout: str) -> Images:
+def _along_channels(op: str, x: Any, layout: str) -> Images:
     """(N,C), (N,C,L), (N,C,H,W) or (N,C,D,H,W) as a batch; the same with channels last for an NHWC layout."""
     if not 2 <= x.ndim <= 5:
         raise ShapeError(f"{op}: got an input of shape {x.shape}, want (N,C) and up to three more dimensions")
@@ -61,9 +61,10 @@ def batch_norm(
     )
     scale, shift = scale_and_shift(mean, var, gamma, beta, eps)
     if not x.size:
-        return np.empty(x.shape, x.dtype)
+        return empty(x.shape, x)
     plan, source = start(im.ndhwc)
-    y = plan.scale_shift(source, scale.astype(x.dtype), shift.astype(x.dtype), label="batch_norm")
+    kind = x.dtype if isinstance(x.dtype, np.dtype) else np.float32  # a device takes its constants as float32
+    y = plan.scale_shift(source, scale.astype(kind), shift.astype(kind), label="batch_norm")
     return finish(plan, y, im, threads)
 
 
@@ -91,7 +92,7 @@ def layer_norm(
         raise ShapeError(f"layer_norm: an input of shape {x.shape} does not end in normalized_shape={shape}")
     gamma, beta = per_channel(weight, "weight", x.dtype, shape), per_channel(bias, "bias", x.dtype, shape)
     if not x.size:
-        return np.empty(x.shape, x.dtype)
+        return empty(x.shape, x)
     rows = x.reshape(-1, 1, 1, 1, math.prod(shape))
     plan, source = start(rows)
     y = plan.layer_norm(
@@ -131,7 +132,7 @@ def local_response_norm(
     size = ints(size, 1, "local_response_norm: size", 1)[0]
     im = _along_channels("local_response_norm", x, layout)
     if not x.size:
-        return np.empty(x.shape, x.dtype)
+        return empty(x.shape, x)
     plan, source = start(im.ndhwc)
     return finish(plan, plan.lrn(source, size, alpha, beta, k, label="local_response_norm"), im, threads)
 
@@ -139,23 +140,23 @@ def local_response_norm(
 def _softmax(input: Array, dim: int | None, dtype: Any, log: bool, threads: int) -> np.ndarray:
     op = "log_softmax" if log else "softmax"
     x = asarray(input)
-    if dtype is not None and str(dtype).removeprefix("torch.") != x.dtype.name:
+    if dtype is not None and str(dtype).removeprefix("torch.") != str(x.dtype):
         raise Unsupported(f"{op}: dtype={dtype} of an input of {x.dtype}; convert the input explicitly")
     if dim is None:  # torch's historical choice
         dim = 0 if x.ndim in (0, 1, 3) else 1
     dim = one_axis(op, dim, x.ndim)
     if not x.size:
-        return np.empty(x.shape, x.dtype)
+        return empty(x.shape, x)
     if dim == 1 and 2 < x.ndim <= 5:
         im = images(x, x.ndim - 2, "NCHW", op, batched=True)
         plan, source = start(im.ndhwc)
         return finish(plan, plan.softmax(source, log, label=op), im, threads)
-    moved = np.moveaxis(x, dim, -1) if x.ndim else x.reshape(1)
+    moved = moveaxis(x, dim, -1) if x.ndim else x.reshape(1)
     rows = as_rows(moved)
     plan, source = start(rows)
     plan.finish([plan.softmax(source, log, label=op)])
     y = plan.run([rows], threads)[0].reshape(moved.shape)
-    return np.ascontiguousarray(np.moveaxis(y, -1, dim)) if x.ndim else y.reshape(())
+    return contiguous(moveaxis(y, -1, dim)) if x.ndim else y.reshape(())
 
 
 def softmax(input: Array, dim: int | None = None, dtype: Any = None, *, threads: int = 0) -> np.ndarray:

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
 from ..arrays import Images, asarray, images
 from ..errors import ShapeError
 from ..graph import pool_size
-from .common import Array, Ints, check_output, finish, ints, nonempty, one_int, start, triple
+from .common import Array, Ints, check_output, empty, finish, ints, negative, nonempty, one_int, start, triple
 
 
 def _pool(
@@ -62,10 +61,10 @@ def _pool(
         label=op,
     )
     pooled = _pooled(plan, y, im, threads)
-    return pooled if divisor >= 0 else np.negative(pooled, out=pooled)
+    return pooled if divisor >= 0 else negative(pooled)
 
 
-def _pooled(plan: _core.Plan, tensors: Any, im: Images, threads: int) -> Any:
+def _pooled(plan: Any, tensors: Any, im: Images, threads: int) -> Any:
     """The result of a pooling, or the pair of result and indices."""
     if not isinstance(tensors, tuple):
         return finish(plan, tensors, im, threads)
@@ -309,9 +308,9 @@ def _adaptive_pool(
     out = ints(output_size, rank, f"{op}: output_size")
     if min(out) < 1:  # as torch: nothing to compute
         axes = (len(im.ndhwc), *out, im.channels)
-        y = np.empty(axes if im.channels_last else (axes[0], axes[-1], *axes[1:-1]), x.dtype)
+        y = empty(axes if im.channels_last else (axes[0], axes[-1], *axes[1:-1]), x)
         y = y if im.batched else y[0]
-        return (y, y.astype(np.int64)) if return_indices else y
+        return (y, y if isinstance(y.dtype, str) else y.astype(np.int64)) if return_indices else y
     check_output(op, len(im.ndhwc), out, im.channels)
     plan, source = start(im.ndhwc)
     y = plan.adaptive_pool(source, kind, out=triple(out, 1), indices=bool(return_indices), label=op)

@@ -197,11 +197,15 @@ Context Plan::context(const Step& step, int64_t images, const std::vector<Place>
   Context ctx = context(images);
   auto align_of = [&](int t) { return t < 0 ? 16 : align(view(tensors_[static_cast<size_t>(t)], places), element_bytes_); };
   ctx.x_align = align_of(step.x), ctx.residual_align = align_of(step.x2), ctx.y_align = align_of(step.y);
-  const Tensor& t = tensors_[static_cast<size_t>(step.x)];
-  const View x = view(t, places);
-  const int64_t* d = t.dims;
-  ctx.x_flat = (d[1] == 1 || x.row == d[2] * x.pixel) && (d[0] == 1 || x.depth == d[1] * d[2] * x.pixel) &&
-               (images == 1 || x.image == d[0] * d[1] * d[2] * x.pixel);
+  auto flat = [&](int i) {
+    if (i < 0) return true;
+    const Tensor& t = tensors_[static_cast<size_t>(i)];
+    const View v = view(t, places);
+    const int64_t* d = t.dims;
+    return (d[1] == 1 || v.row == d[2] * v.pixel) && (d[0] == 1 || v.depth == d[1] * d[2] * v.pixel) &&
+           (images == 1 || v.image == d[0] * d[1] * d[2] * v.pixel);
+  };
+  ctx.x_flat = flat(step.x), ctx.y_flat = flat(step.y), ctx.residual_flat = flat(step.x2);
   return ctx;
 }
 
@@ -209,7 +213,7 @@ std::shared_ptr<const Plan::Choices> Plan::choose(int64_t images, const std::vec
   std::vector<int64_t> key{images};
   for (const Step& s : steps_) {
     const Context ctx = context(s, images, places);
-    key.push_back(ctx.x_align | ctx.residual_align << 8 | ctx.y_align << 16 | ctx.x_flat << 24);
+    key.push_back(ctx.x_align | ctx.residual_align << 8 | ctx.y_align << 16 | ctx.x_flat << 24 | ctx.y_flat << 25 | ctx.residual_flat << 26);
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   auto& slot = choices_[key];

@@ -361,6 +361,36 @@ class Model(Layer):
     # Layers and parameters.
 
     @property
+    def trainable(self) -> bool:
+        """Whether training changes the parameters of the layers that are trainable themselves; setting it sets theirs,
+        too, so that single layers can be freed again afterwards.
+        """
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+        for layer in self._inner_layers():
+            layer.trainable = value
+
+    def _inner_layers(self) -> list[Layer]:
+        return self._layers
+
+    def trainable_params(self) -> dict[str, Param]:
+        """The parameters that training changes, by "layer/parameter": those of trainable layers (inside of trainable
+        models) that are not statistics.
+
+        >>> from convkern.layers import Dense, Input
+        >>> image = Input((3,))
+        >>> model = Model(image, Dense(2)(Dense(4)(image)))
+        >>> model.get_layer("dense").trainable = False
+        >>> list(model.trainable_params())
+        ['dense_1/kernel', 'dense_1/bias']
+        """
+        free = {id(p) for layer in _trainable_layers(self) for p in layer.params.values() if p.trainable}
+        return {name: param for name, param in self.named_params().items() if id(param) in free}
+
+    @property
     def layers(self) -> list[Layer]:
         """All layers, inputs first, in the order in which they were called."""
         return list(self._layers)
@@ -652,6 +682,9 @@ class Sequential(Model):
             )
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
+    def _inner_layers(self) -> list[Layer]:
+        return self._stack
+
     @property
     def layers(self) -> list[Layer]:
         """The stack, without the input (as in Keras)."""
@@ -793,6 +826,15 @@ def _restore_model(
         param.assign(value, copy=False)
         param.trainable = trainable
     return model
+
+
+def _trainable_layers(model: Model) -> Iterator[Layer]:
+    """The layers whose parameters may change: neither they nor a model around them are frozen."""
+    for layer in model._inner_layers() if model.trainable else ():
+        if isinstance(layer, Model):
+            yield from _trainable_layers(layer)
+        elif layer.trainable:
+            yield layer
 
 
 def _source(tensor: Tensor) -> InputLayer:

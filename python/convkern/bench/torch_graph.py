@@ -40,7 +40,7 @@ class TorchGraph:
                 raise Unsupported(f"{node.name}: no PyTorch peer for the operator {node.op!r}")
             free = node.inputs[0] in writable and uses[node.inputs[0]] == 1
             self.steps.append((make(graph, node, self._tensor, free), node.inputs, node.output))
-            if node.op not in ("reshape", "transpose", "identity"):
+            if node.op not in ("reshape", "transpose", "dropout", "identity"):
                 writable.add(node.output)
         self.dead = [[t for t in inputs if last[t] == output and t != self.result] for _, inputs, output in self.steps]
 
@@ -289,5 +289,6 @@ _MAKERS: dict[str, Callable[[Graph, Node, Callable[[np.ndarray], Any], bool], Op
     "reshape": _reshape,
     "transpose": _transpose,
     "rescale": _rescale,
+    "dropout": _identity,
     "identity": _identity,
 }

@@ -48,8 +48,8 @@ class Gradients:
     graph: Graph
     params: dict[Param, list[int]]  # the gradients of each parameter, to be added up (several: a shared layer)
     inputs: dict[int, int]  # of the tensors in wanted_inputs
-    weights: list[int]  # inputs: for each loss the weights of its pixels; [] if not weighted
-    seeds: dict[int, int]  # inputs: number of a loss -> its pixels' weights over their number, where it needs them
+    weights: dict[int, int]  # inputs: number of a loss -> its pixels' weights, which its values are multiplied by
+    seeds: dict[int, int]  # inputs: number of a loss -> its pixels' weights over their number; its values are not
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ class _Tape:
         self.pending: dict[int, int | Seed] = {}  # the sums of gradients so far
         self.params: dict[Param, list[int]] = {param: [] for param in wanted}
         self.again: dict[int, int] = {}  # tensors that are not kept -> their second computation
-        self.weights = [self.graph.input(self.shapes[loss]) for loss in losses] if weighted else []
+        self.weighted = weighted
+        self.weights: dict[int, int] = {}
         self.seeds: dict[int, int] = {}
 
     def _with_positions(self, node: Node) -> Node:
@@ -413,12 +414,16 @@ def _loss(tape: _Tape, index: int, node: Node, dy: int | Seed) -> None:
     x, target = node.inputs
     shape = tape.shapes[x]
     dx = tape.graph.derived(shape)
-    if isinstance(dy, Seed):
-        weights = (tape.weights[dy.loss],) if tape.weights else ()
+    if isinstance(dy, Seed) and (not tape.weighted or node.output == tape.losses[dy.loss]):
+        weights: tuple[int, ...] = ()
+        if tape.weighted:
+            weights = (tape.graph.input(tape.shapes[node.output]),)
+            tape.weights[dy.loss] = weights[0]
         attrs = {**node.attrs, "scale": dy.scale, "mean": True}
         tape.nodes[index] = node.replace(inputs=(x, target, *weights), attrs=attrs, more=(dx,))
         tape.give(x, dx)
     else:
+        dy = tape.tensor(dy)
         tape.nodes[index] = node.replace(attrs={**node.attrs, "scale": 1.0, "mean": False}, more=(dx,))
         tape.give(x, tape.emit("binary", (dx, dy), [shape], {"kind": "mul"}, name=node.name)[0])
 

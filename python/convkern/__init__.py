@@ -3,6 +3,7 @@
     convkern.ops       functions on arrays, as torch.nn.functional
     convkern.layers    Keras-style layers; Input, Model, Sequential
     convkern.models    architectures and their published weights: get_model, list_models
+    convkern.train     losses, optimizers, callbacks, fine-tuning
     convkern.weights   weight files;  convkern.data  images
 
 Everything is imported when it is first used, so `import convkern` costs next to nothing.
@@ -12,10 +13,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConvkernError, DataError, DTypeError, ModelError, ShapeError, Unsupported, WeightsError
+from .errors import (
+    CheckpointError,
+    ConvkernError,
+    DataError,
+    DTypeError,
+    ModelError,
+    NotFinite,
+    ShapeError,
+    Unsupported,
+    WeightsError,
+)
 
 if TYPE_CHECKING:
-    from . import data, layers, models, ops, weights
+    from . import data, layers, models, ops, train, weights
     from .initializers import set_seed
     from .layers import Input
     from .model import Model, Sequential, from_json, load_model
@@ -32,15 +43,17 @@ _LAZY = {
     "list_models": "models",
     "set_seed": "initializers",
 }
-_MODULES = ("data", "errors", "initializers", "layers", "models", "ops", "weights")
+_MODULES = ("data", "errors", "initializers", "layers", "models", "ops", "train", "weights")
 
 __all__ = [
+    "CheckpointError",
     "ConvkernError",
     "DTypeError",
     "DataError",
     "Input",
     "Model",
     "ModelError",
+    "NotFinite",
     "Sequential",
     "ShapeError",
     "Unsupported",
@@ -57,6 +70,7 @@ __all__ = [
     "ops",
     "set_num_threads",
     "set_seed",
+    "train",
     "weights",
 ]
 

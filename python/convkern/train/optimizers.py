@@ -99,21 +99,26 @@ class Optimizer:
         if self.gradient_accumulation_steps > 1:
             factors = [factor / self.gradient_accumulation_steps for factor in factors]
         rate = self.rate
+        groups: dict[tuple[float, float, float], list[tuple[np.ndarray, ...]]] = {}  # what one call can change
         for (name, param, gradient), factor in zip(gradients, factors):
             multiplier, decay = self._scale(name)
             if multiplier:
-                slots = [self._slot(slot, name, param.shape) for slot in self.slots]
-                self._update(param.writable(), gradient, slots, rate * multiplier, decay, factor)
+                slots = (self._slot(slot, name, param.shape) for slot in self.slots)
+                group = groups.setdefault((rate * multiplier, decay, factor), [])
+                group.append((param.writable(), gradient, *slots))
                 param.changed()
+        for (own_rate, decay, factor), rows in groups.items():
+            self._update([list(column) for column in zip(*rows)], own_rate, decay, factor)
         self.iterations += 1
         for _, _, gradient in gradients if self.gradient_accumulation_steps > 1 else ():
             gradient[...] = 0
         return True
 
-    def _update(
-        self, values: np.ndarray, gradient: np.ndarray, slots: list[np.ndarray], rate: float, decay: float, scale: float
-    ) -> None:
-        """Change values and slots in place for the gradient times `scale`; self.iterations counts the steps before."""
+    def _update(self, columns: list[list[np.ndarray]], rate: float, decay: float, scale: float) -> None:
+        """Change parameters and slots in place for the gradients times `scale`; self.iterations counts the steps before.
+
+        columns: the parameters' values, their gradients, and each slot's.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define _update")
 
     def _slot(self, slot: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -219,17 +224,8 @@ class SGD(Optimizer):
             raise Unsupported("sgd: nesterov=True needs a momentum")
         self.slots = ("momentum",) if self.momentum else ()
 
-    def _update(self, values, gradient, slots, rate, decay, scale):  # type: ignore[no-untyped-def]
-        _core.sgd_step(
-            values,
-            gradient,
-            slots[0] if slots else None,
-            rate=rate,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            weight_decay=decay,
-            scale=scale,
-        )
+    def _update(self, columns: list[list[np.ndarray]], rate: float, decay: float, scale: float) -> None:
+        _core.sgd_step(*columns, rate=rate, momentum=self.momentum, nesterov=self.nesterov, decay=decay, scale=scale)
 
 
 class RMSprop(Optimizer):
@@ -250,18 +246,9 @@ class RMSprop(Optimizer):
         self.rho, self.momentum, self.epsilon = float(rho), _at_least("momentum", momentum, 0.0), float(epsilon)
         self.slots = ("square", "momentum") if self.momentum else ("square",)
 
-    def _update(self, values, gradient, slots, rate, decay, scale):  # type: ignore[no-untyped-def]
+    def _update(self, columns: list[list[np.ndarray]], rate: float, decay: float, scale: float) -> None:
         _core.rmsprop_step(
-            values,
-            gradient,
-            slots[0],
-            slots[1] if len(slots) > 1 else None,
-            rate=rate,
-            rho=self.rho,
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-            weight_decay=decay,
-            scale=scale,
+            *columns, rate=rate, alpha=self.rho, momentum=self.momentum, eps=self.epsilon, decay=decay, scale=scale
         )
 
 
@@ -288,18 +275,15 @@ class Adam(Optimizer):
         if not (0 <= self.beta_1 < 1 and 0 <= self.beta_2 < 1):
             raise ShapeError(f"{self.name}: beta_1={beta_1}, beta_2={beta_2}; want 0 <= beta < 1")
 
-    def _update(self, values, gradient, slots, rate, decay, scale):  # type: ignore[no-untyped-def]
+    def _update(self, columns: list[list[np.ndarray]], rate: float, decay: float, scale: float) -> None:
         _core.adam_step(
-            values,
-            gradient,
-            slots[0],
-            slots[1],
+            *columns,
             step=self.iterations + 1,
             rate=rate,
             beta1=self.beta_1,
             beta2=self.beta_2,
-            epsilon=self.epsilon,
-            weight_decay=decay,
+            eps=self.epsilon,
+            decay=decay,
             decoupled=self.decoupled,
             scale=scale,
         )

@@ -22,7 +22,8 @@ SHAPES = {"a/kernel": (5, 7), "a/bias": (7,), "b/kernel": (3, 3, 2, 4)}
 
 
 def run_both(ours, theirs, rng, steps=5, rates=None):
-    """Five steps of both optimizers on the same random gradients; the largest difference, relative to the change."""
+    """Five steps of both optimizers on the same random gradients, theirs in float64; the largest difference over what
+    rounding explains: some units of the weights in each step, and the formula's own in proportion to the change."""
     values = {name: rng.standard_normal(shape).astype("f4") for name, shape in SHAPES.items()}
     params = {name: Param(name, value) for name, value in values.items()}
     leaves = {name: torch.from_numpy(value.copy()).double().requires_grad_() for name, value in values.items()}
@@ -38,7 +39,8 @@ def run_both(ours, theirs, rng, steps=5, rates=None):
     worst = 0.0
     for name, leaf in leaves.items():
         want = leaf.detach().numpy()
-        worst = max(worst, np.abs(params[name].value - want).max() / np.abs(want - values[name]).max())
+        allowed = 4 * steps * 2**-24 * np.abs(want).max() + 3e-6 * np.abs(want - values[name]).max()
+        worst = max(worst, np.abs(params[name].value - want).max() / allowed)
         assert params[name].version == steps
     assert ours.iterations == steps
     return worst
@@ -76,12 +78,12 @@ def run_both(ours, theirs, rng, steps=5, rates=None):
 )
 def test_optimizers_are_torchs(ours, theirs, rng):
     ours = dict(ours)
-    assert run_both(getattr(optimizers, ours.pop("cls"))(**ours), theirs, rng) < 3e-6
+    assert run_both(getattr(optimizers, ours.pop("cls"))(**ours), theirs, rng) <= 1
 
 
 def test_a_schedule_drives_the_optimizer(rng):
     schedule = schedules.StepDecay(0.1, 2, 0.5)
-    assert run_both(optimizers.SGD(schedule), lambda p: torch.optim.SGD(p, 0.1), rng, rates=schedule) < 3e-6
+    assert run_both(optimizers.SGD(schedule), lambda p: torch.optim.SGD(p, 0.1), rng, rates=schedule) <= 1
 
 
 def test_multipliers_and_no_decay(rng):
@@ -419,7 +421,7 @@ def test_csv_logger(tmp_path):
     path = tmp_path / "log.csv"
     play(callbacks.CSVLogger(path), [1, 0.5])
     play(callbacks.CSVLogger(path, append=True), [0.25])
-    rows = list(csv.DictReader(path.open()))
+    rows = list(csv.DictReader(path.read_text().splitlines()))
     assert [float(row["val_loss"]) for row in rows] == [1, 0.5, 0.25] and list(rows[0]) == ["epoch", "loss", "val_loss"]
 
 
@@ -444,7 +446,7 @@ def test_curves(tmp_path):
     path = tmp_path / "curves.png"
     play(callbacks.TrainingCurves(path), [1, 0.5, 0.3])
     with Image.open(path) as image:
-        assert image.size[0] > 200 and len(set(image.convert("L").getdata())) > 10
+        assert image.size[0] > 200 and len(np.unique(np.asarray(image.convert("L")))) > 10
     assert [p.name for p in tmp_path.iterdir()] == ["curves.png"]
     with pytest.raises(DataError, match="folder"):
         play(callbacks.TrainingCurves(tmp_path / "none" / "c.png"), [1])

@@ -32,7 +32,7 @@ class Live:
         values = param.writable()
         laid = relay(values)
         self.param, self.relay = param, relay
-        self.moved = not np.shares_memory(laid, values)
+        self.moved = not (laid.flags.c_contiguous and np.shares_memory(laid, values))
         self.array = np.ascontiguousarray(laid, dtype)
         self.shared = np.shares_memory(self.array, values)
         self.packed = _core.Parameter(self.array)

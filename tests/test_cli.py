@@ -333,3 +333,57 @@ def test_ctrl_c_stops_between_steps_and_keeps_what_was_measured(tmp_path):
     assert time.perf_counter() - started < 20
     assert "geometric mean" in out
     assert json.loads(file.read_text())["rows"][0]["layer"] == "conv1"
+
+
+def test_augment_writes_a_contact_sheet(run, photos, tmp_path):
+    from PIL import Image
+
+    options = ["--count", 5, "--columns", 3, "--size", "40x60"]
+    code, out, err = run("augment", photos / "colour.png", "--out", tmp_path / "sheet.png", *options)
+    assert code == 0 and not err and "1 photo, 5 transforms of each" in out
+    with Image.open(tmp_path / "sheet.png") as image, Image.open(photos / "colour.png") as photo:
+        pixels = np.asarray(image)
+        assert (pixels[8:48, 8:68] == np.asarray(photo)).all()  # the original comes first
+    assert pixels.shape[1] == 3 * 68 + 8 and (pixels[8:48, 76:136] != pixels[8:48, 8:68]).any()
+    code, out, _ = run("augment", photos / "colour.png", "--out", tmp_path / "again.png", *options, "--json")
+    transforms = json.loads(out)["images"][0]["transforms"]
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "sheet.png").read_bytes()
+    assert len(transforms) == 5 and all(abs(p["theta"]) <= 40 for p in transforms)
+
+
+def test_augment_of_a_folder_with_every_option(run, photos, tmp_path):
+    every = (
+        "--rotation 5 --width-shift 0.1 --height-shift 0.1 --shear 3 --zoom 0.1 --no-flip --vertical-flip --fill wrap",
+        "--brightness 0.5 1.5 --channel-shift 20 --crop 0.5 1 --rand-augment 2 9 --seed 3 --images 2 --cval 3",
+        "--count 2 --size 32 --json",
+    )
+    code, out, _ = run("augment", photos, "--out", tmp_path / "sheet.png", *" ".join(every).split())
+    facts = json.loads(out)
+    assert code == 0 and [Path(row["file"]).name for row in facts["images"]] == ["colour.png", "alpha.webp"]
+    drawn = facts["images"][0]["transforms"][0]
+    assert not drawn["flip_horizontal"] and len(drawn["rand_augment"]) == 2 and 0.5 <= drawn["brightness"] <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--out", "sheet.jpg"], ".png"),
+        (["--out", "no/such/folder/sheet.png"], "cannot be written"),
+        (["--out", "sheet.png", "--zoom", "2"], "zoom_range"),
+        (["--out", "sheet.png", "--fill", "mirror"], "fill_mode"),
+        (["--out", "sheet.png", "--seed", "-1"], "seed"),
+    ],
+)
+def test_augment_complains(run, photos, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("augment", photos / "colour.png", *options)
+    assert code == 2 and words in err and err.count("\n") == 1 and not (tmp_path / "sheet.png").exists()
+
+
+def test_bench_augment(run):
+    code, out, _ = run("bench", "augment", "--size", 16, "--seconds", "0.01", "--rounds", 2, "--json")
+    facts = json.loads(out)
+    assert code == 0 and [row["source"] for row in facts["rows"]] == ["arrays", "files"]
+    assert all(row["ours"] > 0 and row["keras"] > 0 and row["ratio"] > 0 for row in facts["rows"])
+    code, out, _ = run("bench", "augment", "--size", 16, "--seconds", "0.01", "--rounds", 2)
+    assert code == 0 and "as Keras" in out

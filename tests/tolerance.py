@@ -254,3 +254,12 @@ def assert_exact(got: Any, want: Any, what: object = "") -> None:
 
 def _first(mask: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argwhere(mask)[0])
+
+
+def bilinear(largest: float) -> float:
+    """A bilinear sample of values up to `largest` in size, weights and arithmetic in float32.
+
+    A mix p + t*(q - p) rounds t, the difference, the product and the sum: four times u = 2**-24 of at most 2*largest.
+    Two mixes lie one inside the other, and the result of the reference is not rounded.
+    """
+    return 2 * 4 * 2.0**-24 * 2 * float(largest)

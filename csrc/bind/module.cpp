@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, m) {
   ck::register_info(m);
   ck::register_plan(m);
   ck::register_update(m);
+  ck::register_warp(m);
 }

@@ -4,7 +4,7 @@
     convkern.layers    Keras-style layers; Input, Model, Sequential
     convkern.models    architectures and their published weights: get_model, list_models
     convkern.train     losses, optimizers, callbacks, fine-tuning
-    convkern.weights   weight files;  convkern.data  images
+    convkern.weights   weight files;  convkern.data  images;  convkern.viz  pictures
 
 Everything is imported when it is first used, so `import convkern` costs next to nothing.
 """
@@ -26,7 +26,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from . import data, layers, models, ops, train, weights
+    from . import data, layers, models, ops, train, viz, weights
     from .initializers import set_seed
     from .layers import Input
     from .model import Model, Sequential, from_json, load_model
@@ -43,7 +43,7 @@ _LAZY = {
     "list_models": "models",
     "set_seed": "initializers",
 }
-_MODULES = ("data", "errors", "initializers", "layers", "models", "ops", "train", "weights")
+_MODULES = ("data", "errors", "initializers", "layers", "models", "ops", "train", "viz", "weights")
 
 __all__ = [
     "CheckpointError",
@@ -71,6 +71,7 @@ __all__ = [
     "set_num_threads",
     "set_seed",
     "train",
+    "viz",
     "weights",
 ]
 

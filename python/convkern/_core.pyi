@@ -22,6 +22,7 @@ __all__: list[str] = [
     "sgd_step",
     "slope_from_output",
     "version",
+    "warp",
 ]
 
 class Parameter:
@@ -421,3 +422,15 @@ def slope_from_output(act: str, act_a: float = 0.0, act_b: float = 0.0) -> bool:
     """
 
 def version() -> str: ...
+def warp(
+    x: numpy.ndarray,
+    matrix: collections.abc.Sequence[float],
+    out: numpy.ndarray,
+    fill_mode: str = "nearest",
+    cval: float = 0.0,
+    order: int = 1,
+    threads: int = 1,
+) -> None:
+    """
+    Write the image x (H,W,C) into out (P,Q,C): pixel (i, j) shows x at row m0*i + m1*j + m2, column m3*i + m4*j + m5.
+    """

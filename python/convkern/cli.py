@@ -171,6 +171,50 @@ def _print_classes(image: dict[str, Any]) -> None:
         emit(line, "" if rank else "green")
 
 
+def augment(args: argparse.Namespace) -> int:
+    """A contact sheet of photos and of what random transforms make of them."""
+    from .atomic import write_file
+    from .data import ImageDataGenerator, sheet
+    from .data.images import need_pillow
+
+    need_pillow()
+    from PIL import Image
+
+    if Path(args.out).suffix.lower() != ".png":
+        raise Unsupported(f"--out {args.out}: want a name that ends in .png")
+    generator = ImageDataGenerator(
+        rotation_range=args.rotation,
+        width_shift_range=args.width_shift,
+        height_shift_range=args.height_shift,
+        shear_range=args.shear,
+        zoom_range=args.zoom,
+        horizontal_flip=args.flip,
+        vertical_flip=args.vertical_flip,
+        brightness_range=args.brightness,
+        channel_shift_range=args.channel_shift,
+        random_resized_crop=args.crop,
+        rand_augment=args.rand_augment,
+        fill_mode=args.fill,
+        cval=args.cval,
+    )
+    height, width = _image_shape(args.size, 3)[:2]
+    files = list(_images(args.paths))[: args.images]
+    tiles: list[Any] = []
+    labels: list[str] = []
+    facts: list[dict[str, Any]] = []
+    for index, file in enumerate(files):
+        original, made = sheet.augmented(generator, file, args.count, (height, width), args.seed, index)
+        tiles += [original, *(image for image, _ in made)]
+        labels += [f"original\n{file.name}", *(sheet.describe(parameters) for _, parameters in made)]
+        facts.append(dict(file=str(file), transforms=[parameters for _, parameters in made]))
+    columns = args.columns or (min(6, args.count + 1) if len(files) == 1 else args.count + 1)
+    picture = Image.fromarray(sheet.contact_sheet(tiles, labels, columns))
+    write_file(args.out, lambda out: picture.save(out, "PNG"))
+    if not _json(args, dict(out=args.out, size=picture.size, images=facts)):
+        print(f"{args.out}: {len(files)} photo{'s'[: len(files) != 1]}, {args.count} transforms of each")
+    return 0
+
+
 def bench(args: argparse.Namespace) -> int:
     """Time convolution layers or whole models beside the peers."""
     against = _peers(args.peers)
@@ -305,6 +349,24 @@ def _peers(wanted: str | None) -> list[str]:
         else:
             found.append(peer)
     return found
+
+
+def bench_augment(args: argparse.Namespace) -> int:
+    """Images a second of the lecture's augmentation settings, beside Keras' way with SciPy."""
+    from .bench import augment, harness
+
+    facts: dict[str, Any] = dict(machine=harness.machine(), size=args.size, workers=args.workers)
+    facts["rows"] = augment.run(args.size, args.workers, args.seconds, args.rounds)
+    if _json(args, facts):
+        return 0
+    rows = [
+        [row["source"], f"{row['ours']:.0f}"]
+        + (["-", "-"] if row["ratio"] is None else [f"{row['keras']:.0f}", f"{row['ratio']:.2f}"])
+        for row in facts["rows"]
+    ]
+    print(f"{args.size}x{args.size}x3, {args.workers} threads, images a second")
+    print(table(["source", "convkern", "as Keras (SciPy)", "ratio"], rows))
+    return 0
 
 
 def bench_compare(args: argparse.Namespace) -> int:
@@ -500,6 +562,37 @@ def parser() -> argparse.ArgumentParser:
     of_photos(command)
     of_photos(add("demo", demo))
 
+    command = add("augment", augment, threads=False)
+    command.add_argument("paths", nargs="+", metavar="PATH", help="photos, or folders of them")
+    command.add_argument("--out", required=True, metavar="FILE", help="the contact sheet, a PNG")
+    command.add_argument(
+        "--count", type=_positive, default=11, metavar="N", help="transforms of each photo (default 11)"
+    )
+    command.add_argument("--images", type=_positive, default=6, metavar="N", help="photos at most (default 6)")
+    command.add_argument("--columns", type=_positive, metavar="N", help="images in a row")
+    command.add_argument("--size", type=_sizes, default=(160,), metavar="SIZE", help="of each image (default 160)")
+    command.add_argument("--seed", type=int, default=0)
+    for name, default, text in (
+        ("rotation", 40.0, "degrees either way"),
+        ("width-shift", 0.2, "share of the width, or pixels from 1 on"),
+        ("height-shift", 0.2, "share of the height, or pixels from 1 on"),
+        ("shear", 0.2, "degrees either way"),
+        ("zoom", 0.2, "share either way"),
+        ("channel-shift", 0.0, "added to all values, either way"),
+        ("cval", 0.0, "what --fill constant shows"),
+    ):
+        command.add_argument(
+            f"--{name}", type=float, default=default, metavar="X", help=f"{text} (default {default:g})"
+        )
+    command.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror every other image")
+    command.add_argument("--vertical-flip", action="store_true", help="turn every other image upside down")
+    command.add_argument("--brightness", type=float, nargs=2, metavar=("LEAST", "MOST"), help="factors, as 0.6 1.4")
+    command.add_argument("--crop", type=float, nargs=2, metavar=("LEAST", "MOST"), help="shares of the area, as 0.08 1")
+    command.add_argument(
+        "--rand-augment", type=int, nargs=2, metavar=("COUNT", "MAGNITUDE"), help="operations and strength, as 2 9"
+    )
+    command.add_argument("--fill", default="nearest", metavar="MODE", help="nearest, reflect, wrap or constant")
+
     command = add("explain", explain)
     of_model(command)
     command.add_argument("--batch", type=_positive, default=1, metavar="N", help="images in the timed run")
@@ -541,6 +634,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--plot", metavar="FILE", help="draw rooflines and bars, as PNG, SVG or PDF")
     of_bench(command, "all that are installed")
 
+    command = add("bench augment", bench_augment, threads=False)
+    command.add_argument("--size", type=_positive, default=224, metavar="N", help="pixels a side (default 224)")
+    command.add_argument("--workers", type=_positive, default=2, metavar="N", help="threads of each (default 2)")
+    command.add_argument("--seconds", type=float, default=2.0, help="counted time for each contestant (default 2)")
+    command.add_argument("--rounds", type=_positive, default=7, help="alternations between the two (default 7)")
     command = add("bench compare", bench_compare, threads=False)
     command.add_argument("old")
     command.add_argument("new")
@@ -560,7 +658,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"] and words[1:2] in (["compare"], ["peers"], ["table"]):
+    if words[:1] == ["bench"] and words[1:2] in (["augment"], ["compare"], ["peers"], ["table"]):
         words[:2] = [" ".join(words[:2])]
     args = parser().parse_args(words)
     try:

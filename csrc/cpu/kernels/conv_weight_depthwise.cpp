@@ -20,7 +20,8 @@ namespace ck {
 namespace CK_ISA {
 namespace {
 
-constexpr int64_t kBlockVecs = 4;  // a cache-line pair or two side by side
+constexpr int64_t kBlockVecs = 4;     // a cache-line pair or two side by side
+constexpr int64_t kBlockPixels = 32;  // of a row, for all vectors of the block: memory is read in the order in which it lies
 constexpr int64_t kTasks = 32;
 
 CK_INLINE int64_t vecs_of(const ConvProblem& p) { return (p.k + kLanes - 1) / kLanes; }
@@ -63,7 +64,7 @@ struct Line {
   const float* const* x;  // [kR]: pixel 0 of the input row, at the vector's channels
   const float* dy;
   float* sums;  // [kR][kS][kGroup][lane]
-  int64_t x_pixel, dy_pixel, q, w, stride, pad;
+  int64_t x_pixel, dy_pixel, first, last, w, stride, pad;  // pixels [first, last) of the output row
 };
 
 template <int kGroup, int kR, int kS, bool kEdge, class IO>
@@ -90,11 +91,12 @@ CK_INLINE void line(const Line& t, IO io) {
   bool rows = true;
   for (int r = 0; r < kR; ++r) rows &= t.x[r] != nullptr;
   // Pixels whose window lies inside the row: [from, to).
-  const int64_t from = least(t.q, (t.pad + t.stride - 1) / t.stride), space = t.w - kS + t.pad;
-  const int64_t to = rows && space >= 0 ? most(from, least(t.q, space / t.stride + 1)) : from;
-  for (int64_t q = 0; q < from; ++q) pixel<kGroup, kR, kS, true>(t, q, acc, io);
+  const int64_t enters = t.pad > 0 ? (t.pad + t.stride - 1) / t.stride : 0, space = t.w - kS + t.pad;
+  const int64_t from = least(t.last, most(t.first, enters));
+  const int64_t to = rows && space >= 0 ? most(from, least(t.last, space / t.stride + 1)) : from;
+  for (int64_t q = t.first; q < from; ++q) pixel<kGroup, kR, kS, true>(t, q, acc, io);
   for (int64_t q = from; q < to; ++q) pixel<kGroup, kR, kS, false>(t, q, acc, io);
-  for (int64_t q = to; q < t.q; ++q) pixel<kGroup, kR, kS, true>(t, q, acc, io);
+  for (int64_t q = to; q < t.last; ++q) pixel<kGroup, kR, kS, true>(t, q, acc, io);
   CK_UNROLL
   for (int i = 0; i < kR * kS * kGroup; ++i) store(t.sums + i * kLanes, (&acc[0][0][0])[i]);
 }
@@ -111,29 +113,30 @@ void run_window(const ConvProblem& p, const ConvWeightArgs& a, int64_t images, i
     for (int64_t i = v_first * kLanes * taps * kGroup; i < v_last * kLanes * taps * kGroup; i += kLanes) store(sums + i, splat(0.f));
     for (int64_t row = rows * part / part_count; row < rows * (part + 1) / part_count; ++row) {
       const int64_t n = row / (p.z * p.p), z = row / p.p % p.z, prow = row % p.p;
-      for (int64_t v = v_first; v < v_last; ++v) {
-        const int64_t k = v * kLanes;
-        float* sums_v = sums + k * taps * kGroup;
-        const float* dy = at<const float>(a.dy, n, z, prow, 0) + k;
-        for (int64_t t = 0; t < p.t; ++t)
-          for (int64_t r = 0; r < p.r; r += kRows) {
-            const int64_t d = source(z, t, p.stride_d, p.pad_d_lo, p.dil_d, p.d);
-            const float* x[kRows];
-            bool any = false;
-            for (int i = 0; i < kRows; ++i) {
-              const int64_t h = source(prow, r + i, p.stride_h, p.pad_h_lo, p.dil_h, p.h);
-              x[i] = d < 0 || h < 0 ? nullptr : at<const float>(a.x, n, d, h, 0) + k;
-              any |= x[i] != nullptr;
+      for (int64_t q = 0; q < p.q; q += kBlockPixels)
+        for (int64_t v = v_first; v < v_last; ++v) {
+          const int64_t k = v * kLanes;
+          float* sums_v = sums + k * taps * kGroup;
+          const float* dy = at<const float>(a.dy, n, z, prow, 0) + k;
+          for (int64_t t = 0; t < p.t; ++t)
+            for (int64_t r = 0; r < p.r; r += kRows) {
+              const int64_t d = source(z, t, p.stride_d, p.pad_d_lo, p.dil_d, p.d);
+              const float* x[kRows];
+              bool any = false;
+              for (int i = 0; i < kRows; ++i) {
+                const int64_t h = source(prow, r + i, p.stride_h, p.pad_h_lo, p.dil_h, p.h);
+                x[i] = d < 0 || h < 0 ? nullptr : at<const float>(a.x, n, d, h, 0) + k;
+                any |= x[i] != nullptr;
+              }
+              if (!any) continue;
+              for (int64_t s = 0; s < p.s; s += kColumns) {
+                const Line part{x,          dy, sums_v + ((t * p.r + r) * p.s + s) * kGroup * kLanes, a.x.pixel,  a.dy.pixel,
+                                q,          least(p.q, q + kBlockPixels), p.w, p.stride_w, p.pad_w_lo - s * p.dil_w};
+                if (p.k - k >= kLanes) line<kGroup, kRows, kColumns>(part, Full{});
+                else line<kGroup, kRows, kColumns>(part, Part{static_cast<int>(p.k - k)});
+              }
             }
-            if (!any) continue;
-            for (int64_t s = 0; s < p.s; s += kColumns) {
-              const Line t_line{x,       dy, sums_v + ((t * p.r + r) * p.s + s) * kGroup * kLanes, a.x.pixel, a.dy.pixel, p.q, p.w, p.stride_w,
-                                p.pad_w_lo - s * p.dil_w};
-              if (p.k - k >= kLanes) line<kGroup, kRows, kColumns>(t_line, Full{});
-              else line<kGroup, kRows, kColumns>(t_line, Part{static_cast<int>(p.k - k)});
-            }
-          }
-      }
+        }
     }
   }
 }
@@ -196,6 +199,7 @@ double cost(const ConvProblem& p) {
 }
 int64_t scratch_bytes(const ConvProblem&) { return 0; }
 int64_t shared_bytes(const ConvProblem& p, int64_t images) { return parts_of(p, images) * part_floats(p) * 4; }
+int64_t phases(const ConvProblem&, int64_t) { return 2; }
 int64_t tasks(const ConvProblem& p, int64_t images, int phase) {
   return phase == 0 ? parts_of(p, images) * blocks_of(p) : p.t * p.r * p.s;
 }
@@ -203,7 +207,7 @@ int64_t tasks(const ConvProblem& p, int64_t images, int phase) {
 }  // namespace
 
 extern const ConvWeightKernel conv_weight_depthwise;
-const ConvWeightKernel conv_weight_depthwise = {"conv_weight_depthwise", refuse, cost, scratch_bytes, shared_bytes, 2, tasks, run};
+const ConvWeightKernel conv_weight_depthwise = {"conv_weight_depthwise", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run};
 
 }  // namespace CK_ISA
 }  // namespace ck

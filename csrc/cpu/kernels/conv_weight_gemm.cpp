@@ -19,37 +19,33 @@
 // Cost      2*NZPQ*TRSC/G*K flop; x is packed once for each block of panels
 // Refuses   depthwise and other narrow groups are better served elsewhere, but nothing is refused
 // Source    Goto and van de Geijn 2008 (packing); the fixed parts: DESIGN habit of deterministic reductions
-#include "cpu/pixels.h"
-#include "simd/vec.h"
+#include "cpu/products.h"
 
 namespace ck {
 namespace CK_ISA {
 namespace {
 
-constexpr int kRows = kTile[2];                                             // channels of a tile
-constexpr int64_t kStride = (kRows + kLanes - 1) / kLanes * kLanes;         // floats from one pixel of a tile to the next
-constexpr int64_t kWidth = 2 * kLanes;                                      // of a panel
-constexpr int64_t kBlockChannels = 512, kBlockFilters = 256;                // of a task: tiles and panels
-constexpr int64_t kSegment = 256;                                           // longer rows are cut
-constexpr int64_t kTasks = 16;                                              // parts are made until there are as many
-constexpr int64_t kPartBytes = 16 << 20;                                    // unless all parts together take more
+constexpr int64_t kBlockChannels = 512, kBlockFilters = 256;  // of a task: tiles and panels
+constexpr int64_t kSegment = 256;                             // longer rows are cut
+constexpr int64_t kTasks = 16;                                // parts are made until there are as many
+constexpr int64_t kFew = 4;                                   // a pixel read that often is read where it lies
+constexpr int64_t kPartBytes = 16 << 20;                      // unless all parts together take more
 
 struct Layout {
   int64_t big[3], small[3], window[3], stride[3], pad[3], dil[3];  // d h w
-  int64_t big_c, small_c, groups;                                   // channels of a group
+  int64_t big_c, small_c, groups;                                  // channels of a group
   bool transposed, windows, in_place;
-  int64_t taps, channels;               // windows: 1 and T*R*S*C
-  int64_t tiles, vecs, panels;          // of a group
+  int64_t taps, channels;       // windows: 1 and T*R*S*C
+  int64_t tiles, vecs, panels;  // of a group
   int64_t tile_block, panel_block, tile_blocks, panel_blocks;
-  int64_t pieces, segment;              // of a row, and pixels of the longest
-  int64_t units;                        // rows (or pieces) in a chunk
-  int64_t columns, column_step;         // of a packed row, and from one pixel of small to the next
-  int64_t row_step, depth_rows, slices; // packed rows per row of small; packed rows of a slice at most; slices
-  int64_t window_stride;                // windows: floats of a pixel
-  int64_t big_floats, small_floats;     // packed
+  int64_t pieces, segment;               // of a row, and pixels of the longest
+  int64_t units;                         // rows (or pieces) in a chunk
+  int64_t columns, column_step;          // of a packed row, and from one pixel of small to the next
+  int64_t row_step, depth_rows, slices;  // packed rows per row of small; packed rows of a slice at most; slices
+  int64_t window_stride;                 // windows: floats of a pixel
+  bool plain_big, plain_small;           // one tap, read by few tiles or panels: not worth a copy
+  int64_t big_floats, small_floats;      // packed
 };
-
-CK_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 CK_INLINE Layout layout_of(const ConvProblem& p) {
   Layout l{};
@@ -95,7 +91,11 @@ CK_INLINE Layout layout_of(const ConvProblem& p) {
   l.window_stride = (ceil_div(l.channels, 16) | 1) * 16;
   l.big_floats = l.windows ? l.units * l.segment * l.window_stride : l.tile_block * l.slices * l.depth_rows * l.columns * kStride;
   l.small_floats = l.panel_block * l.units * l.segment * kWidth;
-  if (l.in_place) l.big_floats = 0, l.small_floats = 0;
+  const bool still = taps == 1 && pad[0] == 0 && pad[1] == 0 && pad[2] == 0;  // every pixel of small has its pixel of big
+  l.plain_big = still && !l.windows && p.pad_d_hi <= 0 && p.pad_h_hi <= 0 && p.pad_w_hi <= 0 && l.panel_block <= kFew;
+  l.plain_small = l.small_c % kLanes == 0 && (l.windows ? 1 : l.taps) * l.tile_block <= kFew;
+  if (l.in_place || l.plain_big) l.big_floats = 0;
+  if (l.in_place || l.plain_small) l.small_floats = 0;
   return l;
 }
 
@@ -110,73 +110,6 @@ CK_INLINE int64_t parts_of(const Layout& l, int64_t images) {
   int64_t parts = ceil_div(kTasks, blocks_of(l));
   parts = least(parts, most(1, kPartBytes / (part_floats(l) * 4)));
   return most(1, least(parts, units_of(l, images) / l.units));
-}
-
-// acc[i][j] += big[m][i] * small[m][j] over the pixels of some units.
-struct Product {
-  const float* big;
-  const float* small;
-  const int64_t* big_at;  // [units]: floats from `big` to the first pixel
-  const int64_t* counts;  // [units]: pixels
-  int64_t units, big_step, small_step;
-  float* sums;
-  int64_t sums_step;
-  bool fresh;  // sums start at zero
-};
-
-template <int kC, int kV>
-void product(const Product& t) {
-  vf acc[kC][kV];
-  CK_UNROLL
-  for (int i = 0; i < kC; ++i)
-    CK_UNROLL
-    for (int j = 0; j < kV; ++j) acc[i][j] = splat(0.f);
-  const float* y = t.small;
-  for (int64_t u = 0; u < t.units; ++u) {
-    const float* x = t.big + t.big_at[u];
-    for (int64_t m = t.counts[u]; m > 0; --m, x += t.big_step, y += t.small_step) {
-      vf b[kV];
-      CK_UNROLL
-      for (int j = 0; j < kV; ++j) b[j] = load(y + j * kLanes);
-      CK_UNROLL
-      for (int i = 0; i < kC; ++i) {
-        const vf a = splat(x[i]);
-        CK_UNROLL
-        for (int j = 0; j < kV; ++j) acc[i][j] += a * b[j];
-      }
-    }
-  }
-  if (t.fresh) {
-    CK_UNROLL
-    for (int i = 0; i < kC; ++i)
-      CK_UNROLL
-      for (int j = 0; j < kV; ++j) store(t.sums + i * t.sums_step + j * kLanes, acc[i][j]);
-  } else {
-    CK_UNROLL
-    for (int i = 0; i < kC; ++i)
-      CK_UNROLL
-      for (int j = 0; j < kV; ++j) {
-        float* sum = t.sums + i * t.sums_step + j * kLanes;
-        store(sum, load(sum) + acc[i][j]);
-      }
-  }
-}
-
-using ProductFn = void (*)(const Product&);
-template <int kV, int... kC>
-struct Products {
-  static constexpr ProductFn table[] = {nullptr, product<kC, kV>...};
-};
-CK_INLINE ProductFn product_fn(int channels, int vecs) {
-#if defined(__AVX512F__)
-  static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
-                                                 Products<2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table};
-#elif defined(__aarch64__)
-  static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6, 7, 8>::table, Products<2, 1, 2, 3, 4, 5, 6, 7, 8>::table};
-#else
-  static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6>::table, Products<2, 1, 2, 3, 4, 5, 6>::table};
-#endif
-  return kTables[vecs][channels];
 }
 
 // kStride floats of channels [c, end) of a pixel; zeros behind the end.
@@ -260,7 +193,7 @@ CK_INLINE void pack_small(const Layout& l, const View& small, const Unit& u, int
 
 struct Scratch {
   float *big, *small;
-  int64_t *big_at, *counts;
+  int64_t *big_at, *small_at, *counts;
 };
 CK_INLINE int64_t scratch_layout(const Layout& l, char* memory, Scratch* s) {
   const int64_t big = align64(l.big_floats * 4), small = align64(l.small_floats * 4), table = align64(l.units * 8);
@@ -268,26 +201,34 @@ CK_INLINE int64_t scratch_layout(const Layout& l, char* memory, Scratch* s) {
     s->big = reinterpret_cast<float*>(memory);
     s->small = reinterpret_cast<float*>(memory + big);
     s->big_at = reinterpret_cast<int64_t*>(memory + big + small);
-    s->counts = reinterpret_cast<int64_t*>(memory + big + small + table);
+    s->small_at = reinterpret_cast<int64_t*>(memory + big + small + table);
+    s->counts = reinterpret_cast<int64_t*>(memory + big + small + 2 * table);
   }
-  return big + small + 2 * table;
+  return big + small + 3 * table;
 }
 
-// Units [first, last) of big and small, packed for one task. Fills the table of where each unit begins.
+// Units [first, last) of big and small, packed for one task. Fills the tables of where each unit begins: in what was packed, or in memory.
 CK_INLINE void pack_chunk(const Layout& l, const View& big, const View& small, int64_t group, int64_t first, int64_t last, int64_t tile_from,
                           int64_t tile_to, int64_t panel_from, int64_t panel_to, int64_t tile_floats, int64_t panel_floats, const Scratch& s) {
   int64_t pixels = 0, row = 0;
   for (int64_t i = first; i < last; ++i) {
     const Unit u = unit_of(l, i);
     s.counts[i - first] = u.count;
-    pack_small(l, small, u, group * l.small_c, panel_from, panel_to, panel_floats, s.small + pixels * kWidth);
+    if (l.plain_small) {
+      s.small_at[i - first] = u.n * small.image + u.z * small.depth + u.p * small.row + u.q * small.pixel;
+    } else {
+      s.small_at[i - first] = pixels * kWidth;
+      pack_small(l, small, u, group * l.small_c, panel_from, panel_to, panel_floats, s.small + pixels * kWidth);
+    }
+    if (l.plain_big)
+      s.big_at[i - first] = u.n * big.image + u.z * l.stride[0] * big.depth + u.p * l.stride[1] * big.row + u.q * l.stride[2] * big.pixel;
     if (l.windows) {
       pack_windows(l, big, u, group * l.big_c, s.big + pixels * l.window_stride);
       s.big_at[i - first] = pixels * l.window_stride;
     }
     pixels += u.count;
   }
-  if (l.windows) return;
+  if (l.windows || l.plain_big) return;
   const int64_t span = (l.window[1] - 1) * l.dil[1] + 1;
   for (int64_t i = first; i < last;) {  // bands of rows that follow each other
     const Unit u = unit_of(l, i);
@@ -323,17 +264,16 @@ void sum_part(const Layout& l, const View& big, const View& small, int64_t image
       for (int64_t i = tile_from; i < tile_to; ++i) {
         const int64_t c = tile_first(l, i), channels = tile_first(l, i + 1) - c;
         const ProductFn fn = product_fn(static_cast<int>(channels), vecs);
-        Product t{l.windows ? s.big + c : s.big + (i - tile_from) * tile_floats,
-                  s.small + (j - panel_from) * panel_floats,
-                  s.big_at,
-                  s.counts,
-                  last - first,
-                  l.windows ? l.window_stride : l.column_step * kStride,
-                  kWidth,
-                  sums_j + l.taps * c * vecs * kLanes,
-                  vecs * kLanes,
-                  first == begin};
-        if (l.windows) {
+        Product t;
+        t.big = l.plain_big  ? static_cast<const float*>(big.data) + group * l.big_c + c
+                : l.windows  ? s.big + c
+                             : s.big + (i - tile_from) * tile_floats;
+        t.big_step = l.plain_big ? l.stride[2] * big.pixel : l.windows ? l.window_stride : l.column_step * kStride;
+        t.small = l.plain_small ? static_cast<const float*>(small.data) + group * l.small_c + j * kWidth : s.small + (j - panel_from) * panel_floats;
+        t.small_step = l.plain_small ? small.pixel : kWidth;
+        t.big_at = s.big_at, t.small_at = s.small_at, t.counts = s.counts, t.units = last - first;
+        t.sums = sums_j + l.taps * c * vecs * kLanes, t.sums_step = vecs * kLanes, t.fresh = first == begin;
+        if (l.windows || l.plain_big) {
           fn(t);
           continue;
         }
@@ -391,7 +331,7 @@ void sum_in_place(const Layout& l, const View& x, const View& dy, int64_t images
   int64_t k = 0;
   for (; k + kLanes <= l.small_c; k += kWidth) {
     const int vecs = k + kWidth <= l.small_c ? 2 : 1;
-    product_fn(static_cast<int>(channels), vecs)(Product{big, small + k, &zero, &images, 1, x.image, dy.image, to + k, all, true});
+    product_fn(static_cast<int>(channels), vecs)(Product{big, small + k, &zero, &zero, &images, 1, x.image, dy.image, to + k, all, true});
     if (vecs == 1) k -= kLanes;
   }
   if (k < l.small_c) {
@@ -429,6 +369,7 @@ int64_t shared_bytes(const ConvProblem& p, int64_t images) {
   const Layout l = layout_of(p);
   return l.in_place ? 0 : parts_of(l, images) * part_floats(l) * 4;
 }
+int64_t phases(const ConvProblem&, int64_t) { return 2; }
 int64_t tasks(const ConvProblem& p, int64_t images, int phase) {
   const Layout l = layout_of(p);
   if (l.in_place) return phase == 0 ? l.groups * l.tiles : 0;
@@ -438,7 +379,7 @@ int64_t tasks(const ConvProblem& p, int64_t images, int phase) {
 }  // namespace
 
 extern const ConvWeightKernel conv_weight_gemm;
-const ConvWeightKernel conv_weight_gemm = {"conv_weight_gemm", refuse, cost, scratch_bytes, shared_bytes, 2, tasks, run};
+const ConvWeightKernel conv_weight_gemm = {"conv_weight_gemm", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run};
 
 }  // namespace CK_ISA
 }  // namespace ck

@@ -1,8 +1,8 @@
 """The gradients of one convolution layer at a time: of its input (data) and of its weights, beside PyTorch.
 
-Ours is a plan of one step; the weights count as changed before each call, as they are in training, so that packing them is
-timed (PyTorch reorders them in each call, too). PyTorch's is torch.ops.aten.convolution_backward with one gradient
-asked for, in both memory layouts.
+Ours is a plan of one step; the weights count as changed before each call, as they are in training, so that packing
+them is timed (PyTorch reorders them in each call, too). PyTorch's is torch.ops.aten.convolution_backward with one
+gradient asked for, in both memory layouts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import ConvkernError
-from ..terminal import table
+from ..terminal import Columns, table
 from . import harness
 from .shapefile import ConvShape
 
@@ -83,7 +83,9 @@ def run(
             got = call(0).permute(*((2, 3, 1, 0) if gradient == "weight" else (0, 2, 3, 1))).numpy()
             error = max(error, float(np.abs(got - want).max() / (np.abs(want).max() + 1e-30)))
             if not error <= TOLERANCE:
-                raise ConvkernError(f"{layer}: {name}'s {gradient} gradient differs by {error:.1e} of the largest value")
+                raise ConvkernError(
+                    f"{layer}: {name}'s {gradient} gradient differs by {error:.1e} of the largest value"
+                )
             contestants[name] = call
     timings = harness.interleave(contestants, seconds, rounds)
     mine = timings.pop("convkern")
@@ -115,7 +117,8 @@ def _torch(
     calls: dict[str, Callable[[int], Any]] = {}
     for name, layout in (("torch.channels_last", torch.channels_last), ("torch.contiguous", torch.contiguous_format)):
         arrays = [
-            tuple(torch.from_numpy(a).permute(0, 3, 1, 2).contiguous(memory_format=layout) for a in pair) for pair in ring
+            tuple(torch.from_numpy(a).permute(0, 3, 1, 2).contiguous(memory_format=layout) for a in pair)
+            for pair in ring
         ]
         weight = torch.from_numpy(np.ascontiguousarray(w.transpose(3, 2, 0, 1))).contiguous(memory_format=layout)
 
@@ -159,15 +162,21 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-HEAD = f"{'layer':<28} {'gradient':<8} {'n':>2} {'kernel':<22} {'ours, ms':>9} {'GFLOP/s':>8} {'best peer, ms':>13} {'ratio':>6}"
+COLUMNS = Columns(
+    [("layer", -28), ("gradient", -8), ("n", 3), ("kernel", -22), ("ours, ms", 9), ("GFLOP/s", 8), ("torch, ms", 9)]
+    + [("ratio", 6)]
+)
 
 
 def line(row: dict[str, Any]) -> str:
     peer = min((p["median"] for p in row["peers"].values()), default=math.nan)
-    return (
-        f"{row['layer'][:28]:<28} {row['gradient']:<8} {row['n']:>2} {row['kernel']:<22} {row['ours']['median'] * 1e3:9.3f} "
-        f"{row['gflops']:8.0f} {peer * 1e3:13.3f} {best_ratio(row):6.2f}"
+    times = (
+        f"{row['ours']['median'] * 1e3:.3f}",
+        f"{row['gflops']:.0f}",
+        f"{peer * 1e3:.3f}",
+        f"{best_ratio(row):.2f}",
     )
+    return COLUMNS.row(row["layer"], row["gradient"], row["n"], row["kernel"], *times)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:

@@ -44,3 +44,4 @@ from .schedules import (
     StepDecay,
     WarmUp,
 )
+from .transfer import extract_features, finetune, linear_head

@@ -164,7 +164,7 @@ def test_data_gradient_is_exact(algo: str, isa: str) -> None:
                 tolerance.assert_within(got, dx, bound, (algo, isa, str(p)))
             ran += 1
             break
-    assert ran >= (1 if algo == "conv_winograd5" else 4), f"{algo} accepts hardly anything"
+    assert ran >= (1 if algo == "conv_winograd5" else 3), f"{algo} accepts hardly anything"
 
 
 @pytest.mark.parametrize("algo,isa", rows("conv_weight"))

@@ -29,6 +29,7 @@ constexpr int64_t kBlockChannels = 512, kBlockFilters = 256;  // of a task: tile
 constexpr int64_t kSegment = 256;                             // longer rows are cut
 constexpr int64_t kTasks = 16;                                // parts are made until there are as many
 constexpr int64_t kFew = 4;                                   // a pixel read that often is read where it lies
+constexpr int64_t kNear = 128;                                // unless pixels lie far apart, in few sets of the cache
 constexpr int64_t kPartBytes = 16 << 20;                      // unless all parts together take more
 
 struct Layout {
@@ -92,8 +93,9 @@ CK_INLINE Layout layout_of(const ConvProblem& p) {
   l.big_floats = l.windows ? l.units * l.segment * l.window_stride : l.tile_block * l.slices * l.depth_rows * l.columns * kStride;
   l.small_floats = l.panel_block * l.units * l.segment * kWidth;
   const bool still = taps == 1 && pad[0] == 0 && pad[1] == 0 && pad[2] == 0;  // every pixel of small has its pixel of big
-  l.plain_big = still && !l.windows && p.pad_d_hi <= 0 && p.pad_h_hi <= 0 && p.pad_w_hi <= 0 && l.panel_block <= kFew;
-  l.plain_small = l.small_c % kLanes == 0 && (l.windows ? 1 : l.taps) * l.tile_block <= kFew;
+  l.plain_big =
+      still && !l.windows && p.pad_d_hi <= 0 && p.pad_h_hi <= 0 && p.pad_w_hi <= 0 && l.panel_block <= kFew && l.groups * l.big_c <= kNear;
+  l.plain_small = l.small_c % kLanes == 0 && (l.windows ? 1 : l.taps) * l.tile_block <= kFew && l.groups * l.small_c <= kNear;
   if (l.in_place || l.plain_big) l.big_floats = 0;
   if (l.in_place || l.plain_small) l.small_floats = 0;
   return l;
@@ -130,51 +132,70 @@ CK_INLINE Unit unit_of(const Layout& l, int64_t i) {
   return {row / (l.small[0] * l.small[1]), row / l.small[1] % l.small[0], row % l.small[1], q, l.small[2] * (piece + 1) / l.pieces - q};
 }
 
+// The first channel of each tile of a task: a table, for it is looked up for each pixel that is packed.
+constexpr int64_t kMaxTiles = (kBlockChannels + kRows - 1) / kRows + 1;
+struct Firsts {
+  int64_t at[kMaxTiles + 1];
+};
+
 // One packed row of big: columns of row (n,d,h) from column w0 on, in steps of w_step; outside the image zeros.
 CK_INLINE void pack_row(const Layout& l, const View& big, int64_t n, int64_t d, int64_t h, int64_t w0, int64_t w_step, int64_t channel,
-                        int64_t first_tile, int64_t last_tile, int64_t tile_floats, float* out) {
-  const bool row_inside = static_cast<uint64_t>(d) < static_cast<uint64_t>(l.big[0]) && static_cast<uint64_t>(h) < static_cast<uint64_t>(l.big[1]);
+                        const Firsts& firsts, int64_t tiles, int64_t tile_floats, float* out) {
+  const bool row_inside =
+      static_cast<uint64_t>(d) < static_cast<uint64_t>(l.big[0]) && static_cast<uint64_t>(h) < static_cast<uint64_t>(l.big[1]);
   for (int64_t j = 0; j < l.columns; ++j, out += kStride) {
     const int64_t w = w0 + j * w_step;
     if (row_inside && static_cast<uint64_t>(w) < static_cast<uint64_t>(l.big[2])) {
       const float* pixel = at<const float>(big, n, d, h, w) + channel;
-      for (int64_t i = first_tile; i < last_tile; ++i) {
-        const int64_t c = tile_first(l, i);
-        copy_tile(pixel + c, l.big_c - c, out + (i - first_tile) * tile_floats);
-      }
+      float* to = out;
+      for (int64_t i = 0; i < tiles; ++i, to += tile_floats) copy_tile(pixel + firsts.at[i], l.big_c - firsts.at[i], to);
     } else {
-      for (int64_t i = first_tile; i < last_tile; ++i) copy_tile(nullptr, 0, out + (i - first_tile) * tile_floats);
+      for (int64_t i = 0; i < tiles; ++i) copy_tile(nullptr, 0, out + i * tile_floats);
     }
   }
 }
 
-// The windows of a unit, one after the other.
+// The windows of a unit, one after the other: a row (t, r) of all of them at a time.
 CK_INLINE void pack_windows(const Layout& l, const View& big, const Unit& u, int64_t channel, float* out) {
-  for (int64_t m = 0; m < u.count; ++m, out += l.window_stride) {
-    float* to = out;
-    const int64_t w0 = (u.q + m) * l.stride[2] - l.pad[2];
-    const int64_t d0 = u.z * l.stride[0] - l.pad[0], h0 = u.p * l.stride[1] - l.pad[1];
-    for (int64_t t = 0; t < l.window[0]; ++t)
-      for (int64_t r = 0; r < l.window[1]; ++r) {
-        const int64_t d = d0 + t * l.dil[0], h = h0 + r * l.dil[1];
-        const bool inside = static_cast<uint64_t>(d) < static_cast<uint64_t>(l.big[0]) && static_cast<uint64_t>(h) < static_cast<uint64_t>(l.big[1]);
-        const float* row = at<const float>(big, u.n, inside ? d : 0, inside ? h : 0, 0) + channel;
-        const int64_t run = l.window[2] * l.big_c;
-        if (inside && l.dil[2] == 1 && big.pixel == l.big_c && w0 >= 0 && w0 + l.window[2] <= l.big[2]) {  // side by side already
-          const float* from = row + w0 * big.pixel;
-          int64_t i = 0;
-          for (; i + kLanes <= run; i += kLanes) store(to + i, load(from + i));
-          if (i < run) store_n(to + i, load_n(from + i, static_cast<int>(run - i)), static_cast<int>(run - i));
-          to += run;
-          continue;
-        }
-        for (int64_t s = 0; s < l.window[2]; ++s, to += l.big_c) {
-          const int64_t w = w0 + s * l.dil[2];
+  const int64_t run = l.window[2] * l.big_c, start = u.q * l.stride[2] - l.pad[2], w_step = l.stride[2];
+  // Windows whose columns lie inside: [from, to).
+  const bool together = l.dil[2] == 1 && big.pixel == l.big_c;
+  const int64_t space = l.big[2] - l.window[2] - start;
+  const int64_t from = together ? least(u.count, start < 0 ? ceil_div(-start, w_step) : 0) : u.count;
+  const int64_t to = together && space >= 0 ? most(from, least(u.count, space / w_step + 1)) : from;
+  for (int64_t t = 0; t < l.window[0]; ++t)
+    for (int64_t r = 0; r < l.window[1]; ++r, out += run) {
+      const int64_t d = u.z * l.stride[0] - l.pad[0] + t * l.dil[0], h = u.p * l.stride[1] - l.pad[1] + r * l.dil[1];
+      const bool inside =
+          static_cast<uint64_t>(d) < static_cast<uint64_t>(l.big[0]) && static_cast<uint64_t>(h) < static_cast<uint64_t>(l.big[1]);
+      const float* row = at<const float>(big, u.n, inside ? d : 0, inside ? h : 0, 0) + channel;
+      const auto slow = [&](int64_t m) {
+        float* value = out + m * l.window_stride;
+        for (int64_t s = 0; s < l.window[2]; ++s, value += l.big_c) {
+          const int64_t w = start + m * w_step + s * l.dil[2];
           const bool in = inside && static_cast<uint64_t>(w) < static_cast<uint64_t>(l.big[2]);
-          for (int64_t c = 0; c < l.big_c; ++c) to[c] = in ? row[w * big.pixel + c] : 0.f;
+          for (int64_t c = 0; c < l.big_c; ++c) value[c] = in ? row[w * big.pixel + c] : 0.f;
+        }
+      };
+      if (!inside) {
+        for (int64_t m = 0; m < u.count; ++m)
+          for (int64_t i = 0; i < run; ++i) out[m * l.window_stride + i] = 0.f;
+        continue;
+      }
+      for (int64_t m = 0; m < from; ++m) slow(m);
+      for (int64_t i = 0; i < run; i += kLanes) {
+        const float* source = row + (start + from * w_step) * l.big_c + i;
+        float* value = out + from * l.window_stride + i;
+        const int64_t n = run - i;
+        if (n >= kLanes) {
+          for (int64_t m = from; m < to; ++m, source += w_step * l.big_c, value += l.window_stride) store(value, load(source));
+        } else {
+          for (int64_t m = from; m < to; ++m, source += w_step * l.big_c, value += l.window_stride)
+            store_n(value, load_n(source, static_cast<int>(n)), static_cast<int>(n));
         }
       }
-  }
+      for (int64_t m = to; m < u.count; ++m) slow(m);
+    }
 }
 
 // Pixels of small, panel by panel; lanes behind the last channel are zero.
@@ -210,6 +231,8 @@ CK_INLINE int64_t scratch_layout(const Layout& l, char* memory, Scratch* s) {
 // Units [first, last) of big and small, packed for one task. Fills the tables of where each unit begins: in what was packed, or in memory.
 CK_INLINE void pack_chunk(const Layout& l, const View& big, const View& small, int64_t group, int64_t first, int64_t last, int64_t tile_from,
                           int64_t tile_to, int64_t panel_from, int64_t panel_to, int64_t tile_floats, int64_t panel_floats, const Scratch& s) {
+  Firsts firsts;
+  for (int64_t i = tile_from; i < tile_to; ++i) firsts.at[i - tile_from] = tile_first(l, i);
   int64_t pixels = 0, row = 0;
   for (int64_t i = first; i < last; ++i) {
     const Unit u = unit_of(l, i);
@@ -238,7 +261,7 @@ CK_INLINE void pack_chunk(const Layout& l, const View& big, const View& small, i
     for (int64_t t = 0; t < l.slices; ++t)
       for (int64_t r = 0; r < packed_rows; ++r)
         pack_row(l, big, u.n, u.z * l.stride[0] - l.pad[0] + t * l.dil[0], u.p * l.stride[1] - l.pad[1] + r * h_step, u.q * l.stride[2] - l.pad[2],
-                 w_step, group * l.big_c, tile_from, tile_to, tile_floats, s.big + ((t * l.depth_rows + row + r) * l.columns) * kStride);
+                 w_step, group * l.big_c, firsts, tile_to - tile_from, tile_floats, s.big + ((t * l.depth_rows + row + r) * l.columns) * kStride);
     for (int64_t r = 0; r < rows; ++r) s.big_at[i - first + r] = (row + r * l.row_step) * l.columns * kStride;
     row += packed_rows;
     i += rows;
@@ -272,6 +295,9 @@ void sum_part(const Layout& l, const View& big, const View& small, int64_t image
         t.small = l.plain_small ? static_cast<const float*>(small.data) + group * l.small_c + j * kWidth : s.small + (j - panel_from) * panel_floats;
         t.small_step = l.plain_small ? small.pixel : kWidth;
         t.big_at = s.big_at, t.small_at = s.small_at, t.counts = s.counts, t.units = last - first;
+        // What the next chunk will read in place, on the way.
+        if (l.plain_big && j == panel_from) t.big_ahead = l.units * l.segment * t.big_step;
+        if (l.plain_small && i == tile_from) t.small_ahead = l.units * l.segment * t.small_step;
         t.sums = sums_j + l.taps * c * vecs * kLanes, t.sums_step = vecs * kLanes, t.fresh = first == begin;
         if (l.windows || l.plain_big) {
           fn(t);

@@ -1,6 +1,7 @@
 // conv_weight_gemm.cpp: the gradient of a convolution's weights as a matrix product whose sums run over pixels, float32.
 //
-// Computes  dw[tap,b,s] = sum_m big[m moved by tap][b] * small[m][s];  big = x, small = dy (a transposed convolution: big = dy, small = x)
+// Computes  dw[tap,b,s] = sum_m big[m moved by tap][b] * small[m][s];  big = x, small = dy (a transposed convolution: big = dy, small = x;
+//           a 1x1 convolution whose pixels meet one to one: whichever wastes fewer lanes)
 // Layout    big and small NDHWC; packed: a tile of big's channels side by side, [tile][pixel][kStride], a panel of two vectors of small's
 //           channels, [panel][pixel][2 * kLanes]; partial sums [part][group][panel][tile][tap][channel][2 * kLanes]
 // Tiling    registers: kTile[2] channels of big x 2 vectors of small's, kept over all pixels of a chunk:
@@ -35,9 +36,9 @@ constexpr int64_t kPartBytes = 16 << 20;                      // unless all part
 struct Layout {
   int64_t big[3], small[3], window[3], stride[3], pad[3], dil[3];  // d h w
   int64_t big_c, small_c, groups;                                  // channels of a group
-  bool transposed, windows, in_place;
-  int64_t taps, channels;       // windows: 1 and T*R*S*C
-  int64_t tiles, vecs, panels;  // of a group
+  bool exchanged, windows, in_place;                               // exchanged: big is dy
+  int64_t taps, channels;                                          // windows: 1 and T*R*S*C
+  int64_t tiles, vecs, panels;                                     // of a group
   int64_t tile_block, panel_block, tile_blocks, panel_blocks;
   int64_t pieces, segment;               // of a row, and pixels of the longest
   int64_t units;                         // rows (or pieces) in a chunk
@@ -48,20 +49,33 @@ struct Layout {
   int64_t big_floats, small_floats;      // packed
 };
 
+// Whether big is dy and small is x.
+CK_INLINE bool exchanged(const ConvProblem& p) {
+  const bool symmetric = p.t * p.r * p.s == 1 && p.d == p.z && p.h == p.p && p.w == p.q && p.stride_d * p.stride_h * p.stride_w == 1 &&
+                         p.pad_d_lo == 0 && p.pad_h_lo == 0 && p.pad_w_lo == 0 && p.z * p.p * p.q > 1;
+  if (!symmetric) return p.transposed;
+  const int64_t c = p.c / p.groups, k = p.k / p.groups;
+  const auto work = [](int64_t big, int64_t small) __attribute__((always_inline)) {
+    const int64_t vecs = ceil_div(small, kLanes);
+    return big * vecs * (vecs == 1 ? 5 : 4);  // a single vector takes more loads for each product
+  };
+  return work(k, c) < work(c, k);
+}
+
 CK_INLINE Layout layout_of(const ConvProblem& p) {
   Layout l{};
   const int64_t x[3] = {p.d, p.h, p.w}, y[3] = {p.z, p.p, p.q};
   const int64_t window[3] = {p.t, p.r, p.s}, stride[3] = {p.stride_d, p.stride_h, p.stride_w};
   const int64_t pad[3] = {p.pad_d_lo, p.pad_h_lo, p.pad_w_lo}, dil[3] = {p.dil_d, p.dil_h, p.dil_w};
-  l.transposed = p.transposed;
+  l.exchanged = exchanged(p);
   for (int i = 0; i < 3; ++i) {
-    l.big[i] = p.transposed ? y[i] : x[i], l.small[i] = p.transposed ? x[i] : y[i];
+    l.big[i] = l.exchanged ? y[i] : x[i], l.small[i] = l.exchanged ? x[i] : y[i];
     l.window[i] = window[i], l.stride[i] = stride[i], l.pad[i] = pad[i], l.dil[i] = dil[i];
   }
   l.groups = p.groups;
-  l.big_c = (p.transposed ? p.k : p.c) / p.groups, l.small_c = (p.transposed ? p.c : p.k) / p.groups;
+  l.big_c = (l.exchanged ? p.k : p.c) / p.groups, l.small_c = (l.exchanged ? p.c : p.k) / p.groups;
   const int64_t taps = p.t * p.r * p.s;
-  l.in_place = taps == 1 && l.small[0] * l.small[1] * l.small[2] == 1 && pad[0] == 0 && pad[1] == 0 && pad[2] == 0 && !p.transposed;
+  l.in_place = taps == 1 && l.small[0] * l.small[1] * l.small[2] == 1 && pad[0] == 0 && pad[1] == 0 && pad[2] == 0 && !l.exchanged;
   l.windows = !l.in_place && l.big_c < 8 && taps > 1 && l.big_c * taps <= 1024;
   l.taps = l.windows ? 1 : taps;
   l.channels = l.windows ? taps * l.big_c : l.big_c;
@@ -331,7 +345,7 @@ void add_parts(const Layout& l, int64_t images, int64_t task, const float* parts
         vf sum = load(from + v);
         for (int64_t k = 1; k < part_count; ++k) sum += load(from + k * part + v);
         const int n = static_cast<int>(least(kLanes, have - v));
-        if (l.transposed) {  // dw[tap][small][group, big]
+        if (l.exchanged) {  // dw[tap][small][group, big]
           const int64_t t = row / l.big_c, b_c = row % l.big_c;
           float lanes[kLanes];
           store(lanes, sum);
@@ -372,7 +386,7 @@ void sum_in_place(const Layout& l, const View& x, const View& dy, int64_t images
 
 void run(const ConvProblem& p, const ConvWeightArgs& a, int64_t images, int phase, int64_t first, int64_t last, void* scratch, void* shared) {
   const Layout l = layout_of(p);
-  const View &big = p.transposed ? a.dy : a.x, &small = p.transposed ? a.x : a.dy;
+  const View &big = l.exchanged ? a.dy : a.x, &small = l.exchanged ? a.x : a.dy;
   float* dw = static_cast<float*>(a.dw);
   Scratch s;
   scratch_layout(l, static_cast<char*>(scratch), &s);

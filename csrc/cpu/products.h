@@ -6,7 +6,7 @@
 //   big[m][1]| acc[1][0] | acc[1][1] |
 //            |    ...    |    ...    |
 //
-// The sums stay in registers over all pixels given: one chain an output.
+// A panel of a single vector leaves room for kStride channels. The sums stay in registers over all pixels given: one chain an output.
 #pragma once
 #include "cpu/pixels.h"
 #include "simd/vec.h"
@@ -83,12 +83,12 @@ struct Products {
 };
 CK_INLINE ProductFn product_fn(int channels, int vecs) {
 #if defined(__AVX512F__)
-  static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
+  static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16>::table,
                                                  Products<2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table};
 #elif defined(__aarch64__)
   static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6, 7, 8>::table, Products<2, 1, 2, 3, 4, 5, 6, 7, 8>::table};
 #else
-  static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6>::table, Products<2, 1, 2, 3, 4, 5, 6>::table};
+  static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6, 7, 8>::table, Products<2, 1, 2, 3, 4, 5, 6>::table};
 #endif
   return kTables[vecs][channels];
 }

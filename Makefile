@@ -71,7 +71,7 @@ asan: .venv/test.stamp
 	CONVKERN_SANITIZE=ON $(INSTALL) --config-settings=build-dir=build/asan-objects --config-settings=install.strip=false --no-deps --target build/asan .
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/asan \
-	$(BIN)/python -m pytest -p no:cacheprovider $(or $(ARGS),tests/test_conv_kernels.py tests/test_kernels_other.py)
+	$(BIN)/python -m pytest -p no:cacheprovider $(or $(ARGS),tests/test_conv_kernels.py tests/test_kernels_other.py tests/test_warp.py)
 
 native-test: .venv/cmake.stamp
 	$(NATIVE) -B build/native-$(SANITIZE) -DCONVKERN_SANITIZE=$(SANITIZE)

@@ -1,6 +1,7 @@
 """ImageDataGenerator: each argument does what Keras' does, geometry is sampled once, and wrong arguments are said."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -94,7 +95,13 @@ def test_directions():
 
 def test_one_warp_however_many_transforms(monkeypatch, rng):
     warps, real = [], transforms.warp
-    monkeypatch.setattr(transforms, "warp", lambda *a, **k: warps.append(1) or real(*a, **k))
+
+    def counted(*arguments, **named):
+        if threading.current_thread() is threading.main_thread():  # not the batches that another test had made ahead
+            warps.append(1)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(transforms, "warp", counted)
     generator = ImageDataGenerator(
         **LECTURE, random_resized_crop=True, rand_augment=(8, 9), brightness_range=(0.5, 1.5)
     )
@@ -283,6 +290,22 @@ def test_rand_augments_geometry():
     assert place(("rotate", 90.0)) == (2, 5) and place(("shear_y", 1.0)) == (2, 8)
     assert place(("translate_x", 3 / 11), ("rotate", 90.0)) == (5, 5)  # first to the centre, then turned about it
     assert place(("rotate", 90.0), ("translate_x", 3 / 11)) == (2, 2)
+
+
+def test_rand_augment_comes_after_kerass_geometry():
+    dot = np.zeros((11, 11, 1), np.uint8)
+    dot[5, 8] = 255
+    show = ImageDataGenerator(rand_augment=(1, 9), fill_mode="constant").apply_transform
+    made = show(dot, {"tx": 3, "rand_augment": [("rotate", 90.0)]})  # to the centre, then turned about it
+    assert np.unravel_index(made.argmax(), (11, 11)) == (5, 5)
+
+
+def test_every_purpose_has_numbers_of_its_own():
+    purposes = (transforms.GEOMETRY, transforms.MIX, transforms.SHUFFLE, transforms.SPLIT)
+    streams = [
+        transforms.random_at(5, *at, purpose).random(4) for purpose in purposes for at in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert len({number for stream in streams for number in stream}) == 48
 
 
 # Normalisation

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import convkern
-from convkern.data import ImageDataGenerator, to_categorical
+from convkern.data import Batches, ImageDataGenerator, to_categorical
 from convkern.errors import DataError, DTypeError, ShapeError, Unsupported
 
 AUGMENT = dict(
@@ -168,6 +168,17 @@ def test_the_arrays_are_not_changed(x):
     assert (x == before).all() and not (batches[0] == 0).all()
 
 
+def test_what_is_made_ahead_is_used(x, monkeypatch):
+    begun = []
+    real = Batches._begin
+    monkeypatch.setattr(Batches, "_begin", lambda self, *key: begun.append(key) or real(self, *key))
+    batches = flow(x, prefetch=2)
+    for _ in range(8):
+        next(batches)
+    assert begun == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)]
+    batches.close()
+
+
 # Checkpoints
 
 
@@ -184,6 +195,10 @@ def test_restore_goes_on_bit_for_bit(x):
         assert fresh.seed == 11 and all(same(next(fresh), batch) for batch in rest)
     batches.restore(state)
     assert all(same(next(batches), batch) for batch in rest)
+    other = flow(x, np.arange(23), seed=99)
+    next(other)
+    other.restore(flow(x, np.arange(23)).state())  # the same epoch in another order
+    assert same(next(other), flow(x, np.arange(23))[0])
     end = flow(x)
     for _ in range(5):
         next(end)
@@ -300,6 +315,8 @@ def test_mixing_follows_from_the_batch(x):
     for settings in (dict(mixup=0.4), dict(cutmix=1.0), dict(mixup=0.4, cutmix=1.0)):
         images, labels = flow(x, y, settings)[1]
         assert same((images, labels), flow(x, y, settings)[1])
+        shares = [np.sort(flow(x, y, settings)[i][1].max(1)) for i in (0, 1)]
+        assert (shares[0] != shares[1]).any()
         assert np.allclose(labels.sum(1), 1) and ((labels > 0).sum(1) == 2).any()
         assert set(np.nonzero(labels)[1]) <= set(flow(x).indices()[5:10])
         values = np.einsum("bn,n...->b...", labels, x.astype(np.float32))
@@ -352,6 +369,20 @@ def test_every_image_made_is_saved(x, tmp_path):
 
 
 # Arguments
+
+
+def test_arrays_need_no_pillow(x, monkeypatch, tmp_path):
+    want = flow(x)[0]
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert same(flow(x)[0], want)
+    (tmp_path / "0.png").write_bytes(b"")
+    for needs in (
+        lambda: ImageDataGenerator(rand_augment=(2, 9)),
+        lambda: flow(x, save_to_dir=tmp_path),
+        lambda: ImageDataGenerator().flow_from_directory(tmp_path, class_mode=None),
+    ):
+        with pytest.raises(ImportError, match=r"convkern\[image\]"):
+            needs()
 
 
 def test_wrong_arguments(x):

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from convkern.data import load_mnist, load_npz, read_idx
+from convkern.data import files, load_mnist, load_npz, read_idx
 from convkern.errors import DataError
 
 CODES = {"u1": 8, "i1": 9, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
@@ -51,6 +51,18 @@ def test_damaged_files(tmp_path, rng):
             read_idx(path)
     with pytest.raises(FileNotFoundError):
         read_idx(tmp_path / "missing")
+
+
+def test_data_is_read_in_pieces(tmp_path, monkeypatch, rng):
+    monkeypatch.setattr(files, "_CHUNK", 16)
+    array = rng.integers(0, 256, (8, 4), np.uint8)
+    path = tmp_path / "data"
+    path.write_bytes(idx(array))
+    assert (read_idx(path) == array).all()
+    for content, words in ((idx(array) + b"\0", "more bytes"), (idx(array)[:-16], "16 bytes of data")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=words):
+            read_idx(path)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from convkern.data import ImageDataGenerator, image_dataset_from_directory, load_mnist, transforms
 from convkern.data.directory import list_classes
+from convkern.data.images import decode
 from convkern.errors import DataError, DTypeError, ShapeError, Unsupported
 
 BIRDS = Path("/usr/share/tuxpaint/stamps/animals")
@@ -151,7 +153,13 @@ def test_one_warp_from_the_files_own_pixels(factor, tmp_path, monkeypatch):
     Image.fromarray(smooth(24 * factor, 32 * factor)).save(tmp_path / "a" / "0.png")
     small = np.asarray(Image.fromarray(smooth(24 * factor, 32 * factor)).resize((32, 24), Image.Resampling.BOX))
     calls, real = [], transforms.warp
-    monkeypatch.setattr(transforms, "warp", lambda *a, **k: calls.append(a[0].shape) or real(*a, **k))
+
+    def counted(image, *arguments, **named):
+        if threading.current_thread() is threading.main_thread():  # not the batches that another test had made ahead
+            calls.append(image.shape)
+        return real(image, *arguments, **named)
+
+    monkeypatch.setattr(transforms, "warp", counted)
     generator = ImageDataGenerator(rotation_range=40, zoom_range=0.2, horizontal_flip=True)
     for seed in range(4):
         batches = generator.flow_from_directory(tmp_path, (24, 32), seed=seed, workers=0)
@@ -177,6 +185,7 @@ def test_large_jpegs_are_decoded_small(tmp_path):
     (tmp_path / "a").mkdir()
     picture = Image.fromarray(smooth(480, 640))
     picture.save(tmp_path / "a" / "0.jpg", quality=95)
+    assert decode(tmp_path / "a" / "0.jpg", "RGB", least=100).size == (160, 120)
     want = np.asarray(picture.resize((32, 24), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(flow(tmp_path)[0][0][0] - want).max() < 6
     turned = flow(tmp_path, dict(rotation_range=1e-6))[0][0][0]

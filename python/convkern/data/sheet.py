@@ -98,7 +98,7 @@ def augmented(
 
     They are those of the first `count` epochs of flow_from_directory for image number `index`, before any
     normalisation.
-    Shapes: images (*size, 3); uint8 the first, float32 the others.
+    Shapes: images (*size, 3), uint8.
     """
     seed = seed_of(seed)
     picture = decode(source, "RGB")
@@ -110,7 +110,7 @@ def augmented(
         parameters = generator.parameters((*size, 3), rng, picture.size[::-1])
         out = np.empty((*size, 3), np.float32)
         generator.render(picture, parameters, out, "bilinear")
-        made.append((out, parameters))
+        made.append((np.rint(np.clip(out, 0, 255)).astype(np.uint8), parameters))
     return original, made
 
 

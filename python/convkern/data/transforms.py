@@ -19,7 +19,7 @@ from ..errors import DataError, DTypeError, ShapeError, Unsupported
 FILL_MODES = ("constant", "nearest", "reflect", "wrap")
 
 # What a counter-based generator is asked for: each purpose has its own stream, so that one does not shift another.
-GEOMETRY, CROP, RAND_AUGMENT, MIX, SHUFFLE, SPLIT = range(6)
+GEOMETRY, MIX, SHUFFLE, SPLIT = range(4)
 
 
 def random_at(seed: int, epoch: int, index: int, purpose: int = GEOMETRY) -> np.random.Generator:

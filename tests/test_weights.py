@@ -171,6 +171,16 @@ def test_safetensors_there_and_back(tmp_path: Path) -> None:
         assert read[name].shape == array.shape and read[name].dtype == array.dtype and bits(read[name]) == bits(array)
 
 
+def test_safetensors_whose_header_length_looks_like_a_pickle(tmp_path: Path) -> None:
+    first = set()
+    for padding in range(0, 256, 8):
+        path = tmp_path / "a.safetensors"
+        write_safetensors(path, {"w": np.ones(3, "f4")}, metadata={"note": "x" * padding})
+        first.add(path.read_bytes()[0])
+        assert read_state_dict(path)["w"].tolist() == [1, 1, 1]
+    assert 0x80 in first
+
+
 def test_safetensors_of_torch(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

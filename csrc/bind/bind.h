@@ -8,6 +8,7 @@ void register_errors();
 void register_info(pybind11::module_& m);
 void register_plan(pybind11::module_& m);
 void register_device(pybind11::module_& m);
+void register_update(pybind11::module_& m);
 void register_warp(pybind11::module_& m);
 
 }  // namespace ck

@@ -97,7 +97,9 @@ class DevicePlan {
       step.family = static_cast<device::Family>(s.call.index());
       std::visit(
           [&](const auto& call) {
-            if constexpr (!std::is_same_v<std::decay_t<decltype(call)>, std::shared_ptr<const Plan::Strips>>) step.problem = &call.problem;
+            using Kind = std::decay_t<decltype(call)>;  // strips and gradients are never recorded
+            if constexpr (!std::is_same_v<Kind, std::shared_ptr<const Plan::Strips>> && !std::is_same_v<Kind, std::shared_ptr<const Plan::Training>>)
+              step.problem = &call.problem;
           },
           s.call);
       if (s.parameter) step.weight = weight_of(*s.parameter, id);

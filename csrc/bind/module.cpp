@@ -7,5 +7,6 @@ PYBIND11_MODULE(_core, m) {
   ck::register_info(m);
   ck::register_plan(m);
   ck::register_device(m);
+  ck::register_update(m);
   ck::register_warp(m);
 }

@@ -5,19 +5,25 @@
 namespace ck {
 
 void Plan::plan_arena() {
+  arena_elements_ = place_roots(false);
+  total_elements_ = place_roots(true);  // behind the images, however many there are
+}
+
+int64_t Plan::place_roots(bool totals) {
   constexpr int64_t kAlign = 16;  // elements: a 64-byte line of floats
   std::vector<Span> spans;
   std::vector<size_t> owners;
   for (size_t r = 0; r < roots_.size(); ++r) {
     const Root& root = roots_[r];
-    if (root.is_input || root.last < 0) continue;  // a caller's, or never made (strips)
+    if (root.total != totals || root.is_input || root.last < 0) continue;  // another pool, a caller's, or never made (strips)
     // An int64 index needs 8 bytes an element: two float elements.
     const int64_t elements = root.size * (root.is_index ? 8 : element_bytes_) / element_bytes_;
     spans.push_back({(elements + kAlign - 1) / kAlign * kAlign, root.first, root.last});
     owners.push_back(r);
   }
-  arena_elements_ = lay_out(spans);
+  const int64_t end = lay_out(spans);
   for (size_t i = 0; i < spans.size(); ++i) roots_[owners[i]].offset = spans[i].offset;
+  return end;
 }
 
 }  // namespace ck

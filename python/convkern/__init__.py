@@ -3,6 +3,7 @@
     convkern.ops       functions on arrays, as torch.nn.functional
     convkern.layers    Keras-style layers; Input, Model, Sequential
     convkern.models    architectures and their published weights: get_model, list_models
+    convkern.train     losses, optimizers, callbacks, fine-tuning
     convkern.weights   weight files;  convkern.data  images;  convkern.viz  pictures
     convkern.device    GPUs: arrays on them, Model.to("cuda:0")
 
@@ -13,10 +14,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConvkernError, DataError, DeviceError, DTypeError, ModelError, ShapeError, Unsupported, WeightsError
+from .errors import (
+    CheckpointError,
+    ConvkernError,
+    DataError,
+    DeviceError,
+    DTypeError,
+    ModelError,
+    NotFinite,
+    ShapeError,
+    Unsupported,
+    WeightsError,
+)
 
 if TYPE_CHECKING:
-    from . import data, device, layers, models, ops, viz, weights
+    from . import data, device, layers, models, ops, train, viz, weights
     from .initializers import set_seed
     from .layers import Input
     from .model import Model, Sequential, from_json, load_model
@@ -33,9 +45,10 @@ _LAZY = {
     "list_models": "models",
     "set_seed": "initializers",
 }
-_MODULES = ("data", "device", "errors", "initializers", "layers", "models", "ops", "viz", "weights")
+_MODULES = ("data", "device", "errors", "initializers", "layers", "models", "ops", "train", "viz", "weights")
 
 __all__ = [
+    "CheckpointError",
     "ConvkernError",
     "DTypeError",
     "DataError",
@@ -43,6 +56,7 @@ __all__ = [
     "Input",
     "Model",
     "ModelError",
+    "NotFinite",
     "Sequential",
     "ShapeError",
     "Unsupported",
@@ -60,6 +74,7 @@ __all__ = [
     "ops",
     "set_num_threads",
     "set_seed",
+    "train",
     "viz",
     "weights",
 ]

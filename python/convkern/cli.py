@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import itertools
 import json
 import os
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConvkernError, DataError, Unsupported
-from .terminal import bar, emit, seconds, table
+from .terminal import bar, emit, seconds, size, table
 
 # Commands
 
@@ -239,6 +240,45 @@ def bench_peers(args: argparse.Namespace) -> int:
     return 0
 
 
+def bench_backward(args: argparse.Namespace) -> int:
+    """Time the gradients of convolution layers, of their input and of their weights, beside PyTorch."""
+    from . import _core
+    from .bench import backward, harness, peers, report, shapefile
+
+    threads = args.threads or _core.num_threads()
+    against = [] if args.peers == "none" or peers.missing("torch") else ["torch"]
+    doc = report.document(threads, args.seconds, peers.versions(against))
+    peak, quiet = harness.Peak(threads), args.json == "-"
+    names = [name for target in args.targets for name in (shapefile.names() if target == "all" else [target])]
+    timed: dict[Any, dict[str, Any]] = {}  # by shape, batch and gradient
+    if not quiet:
+        print(backward.COLUMNS.head())
+    try:
+        for target in dict.fromkeys(names):
+            for layer in _layers_of(target, args):
+                if not any(fnmatch.fnmatch(layer.name, pattern) for pattern in args.filter or ["*"]):
+                    continue
+                for n, gradient in itertools.product(args.batch, args.gradients):
+                    key = (replace(layer, name="", count=1), n, gradient)
+                    if key in timed:
+                        row = dict(timed[key], layer=layer.name, shape=str(layer), same_as=timed[key]["model"])
+                    else:
+                        row = backward.run(
+                            layer, gradient, n, threads, bool(against), args.seconds, args.rounds, args.exact
+                        )
+                        peak.measure()
+                    row["model"] = Path(target).stem
+                    timed.setdefault(key, row)
+                    doc["rows"].append(row)
+                    if not quiet:
+                        print(backward.line(row), flush=True)
+    finally:  # what was measured before Ctrl-C or an error is kept
+        doc["peak_gflops"], doc["means"] = peak.gflops, backward.means(doc["rows"])
+        if doc["rows"] and not _json(args, doc):
+            print(f"\n{backward.summary(doc['rows'])}")
+    return 0
+
+
 def _bench(
     args: argparse.Namespace, against: Sequence[str], layers: Sequence[str], models: Sequence[str]
 ) -> dict[str, Any]:
@@ -366,6 +406,64 @@ def bench_augment(args: argparse.Namespace) -> int:
     ]
     print(f"{args.size}x{args.size}x3, {args.workers} threads, images a second")
     print(table(["source", "convkern", "as Keras (SciPy)", "ratio"], rows))
+    return 0
+
+
+def bench_training(args: argparse.Namespace) -> int:
+    """Time training steps of whole networks beside PyTorch, and measure their peak memory."""
+    from . import _core
+    from .bench import harness, training
+
+    threads = args.threads or _core.num_threads()
+    against = bool(_peers(args.peers))
+    rows = []
+    for name in args.models:
+        for n in args.batch:
+            row = training.run(name, n, threads, against, args.seconds, args.rounds)
+            if args.memory:
+                kinds = ["convkern", *row["peers"]]
+                row["peak_bytes"] = {kind: training.peak_memory(name, n, threads, kind) for kind in kinds}
+            rows.append(row)
+            if args.json != "-":
+                best = min(row["peers"], key=lambda kind: row["peers"][kind]["median"], default=None)
+                text = f"{name}, N={n}: {seconds(row['ours']['median'])} a step"
+                if best is not None:
+                    theirs = row["peers"][best]
+                    text += f"; {best} {seconds(theirs['median'])}, {theirs['ratio']:.2f} times ours"
+                if args.memory:
+                    text += "; peak " + ", ".join(f"{kind} {size(b)}" for kind, b in row["peak_bytes"].items())
+                print(text, flush=True)
+    _json(args, dict(threads=threads, machine=harness.machine(), rows=rows))
+    return 0
+
+
+def finetune(args: argparse.Namespace) -> int:
+    """Fit a published network to a folder of images, one folder inside it for each class."""
+    from . import _core
+    from .train.transfer import finetune as run
+
+    if args.threads:
+        _core.set_num_threads(args.threads)
+    report = run(
+        args.folder,
+        args.model,
+        args.weights,
+        args.out,
+        classes=args.classes,
+        epochs=args.epochs,
+        batch_size=args.batch,
+        learning_rate=args.rate,
+        hold_out=args.hold_out,
+        size=args.size,
+        crop=args.crop,
+        seed=args.seed,
+        verbose=0 if args.json == "-" else 1,
+        say=(lambda text: None) if args.json == "-" else print,
+    )
+    facts = {key: value for key, value in report.items() if key != "model"}
+    if not _json(args, facts):
+        rows = [[name, f"{recall:.0%}", *row] for (name, recall), row in zip(report["recall"].items(), report["confusion"])]
+        print(table(["true class", "found", *(f"as {name}" for name in report["classes"])], rows))
     return 0
 
 
@@ -500,6 +598,11 @@ def _positive(text: str) -> int:
     return value
 
 
+def _count(text: str) -> int:
+    """An integer of at least 0."""
+    return 0 if text.strip() == "0" else _positive(text)
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     """224, 224x320 or 224x320x3."""
     sizes = tuple(_positive(part) for part in text.split("x"))
@@ -561,6 +664,22 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("paths", nargs="+", metavar="PATH", help="photos, or folders of them")
     of_photos(command)
     of_photos(add("demo", demo))
+
+    command = add("finetune", finetune)
+    command.add_argument("folder", metavar="FOLDER", help="holds a folder of images for each class")
+    command.add_argument("--model", default="tf_efficientnet_lite0", metavar="NAME")
+    command.add_argument(
+        "--weights", default="imagenet", metavar="FILE", help="a weight file (default: those of an installed package)"
+    )
+    command.add_argument("--out", metavar="FOLDER", help="where model.ckn, report.json, confusion.png, curves.png go")
+    command.add_argument("--classes", nargs="+", metavar="NAME", help="the folders to use, in this order (default: all)")
+    command.add_argument("--epochs", type=_count, default=8, metavar="N", help="of fine-tuning; 0: the classifier alone")
+    command.add_argument("--batch", type=_positive, default=16, metavar="N", help="images in a step (default 16)")
+    command.add_argument("--rate", type=float, default=1e-3, help="learning rate of the classifier (default 0.001)")
+    command.add_argument("--hold-out", type=float, default=0.25, metavar="SHARE", help="of each class, to judge by")
+    command.add_argument("--size", type=_positive, metavar="N", help="pixels a side (default: as published)")
+    command.add_argument("--crop", action="store_true", help="cut the centre out instead of squeezing images")
+    command.add_argument("--seed", type=int, default=0)
 
     command = add("augment", augment, threads=False)
     command.add_argument("paths", nargs="+", metavar="PATH", help="photos, or folders of them")
@@ -639,6 +758,24 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=_positive, default=2, metavar="N", help="threads of each (default 2)")
     command.add_argument("--seconds", type=float, default=2.0, help="counted time for each contestant (default 2)")
     command.add_argument("--rounds", type=_positive, default=7, help="alternations between the two (default 7)")
+
+    command = add("bench backward", bench_backward)
+    command.add_argument(
+        "targets", nargs="*", default=["resnet50"], metavar="WHAT", help="shape files, models, or 'all' shape files"
+    )
+    command.add_argument(
+        "--gradients", nargs="+", choices=("data", "weight"), default=["data", "weight"], help="default: both"
+    )
+    of_bench(command, "torch if installed")
+
+    command = add("bench training", bench_training)
+    command.add_argument("models", nargs="*", default=["vgg16", "resnet50", "mobilenet_v2"], metavar="NAME")
+    command.add_argument("--batch", type=_positive, nargs="+", default=[8], metavar="N")
+    command.add_argument("--peers", metavar="P", help="torch or none (default: torch if installed)")
+    command.add_argument("--memory", action="store_true", help="peak memory too, in a process for each contestant")
+    command.add_argument("--seconds", type=float, default=2.0, help="counted time for each contestant (default 2)")
+    command.add_argument("--rounds", type=_positive, default=5, help="alternations between them (default 5)")
+
     command = add("bench compare", bench_compare, threads=False)
     command.add_argument("old")
     command.add_argument("new")
@@ -655,10 +792,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+BENCHES = (["augment"], ["backward"], ["compare"], ["peers"], ["table"], ["training"])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"] and words[1:2] in (["augment"], ["compare"], ["peers"], ["table"]):
+    if words[:1] == ["bench"] and words[1:2] in BENCHES:
         words[:2] = [" ".join(words[:2])]
     args = parser().parse_args(words)
     try:

@@ -117,19 +117,19 @@ def compile(
     if device is None or device == "cpu":
         if precision != "float32":
             raise Unsupported(f"precision={precision!r} on the CPU, which computes in {dtype}")
-        lowering = _Lowering(graph, dtype, exact, lean, cache)
+        lowering = Lowering(graph, dtype, exact, lean, cache)
         return CompiledPlan(lowering.plan, graph, dtype, lowering.used)
     from . import device as devices
 
     if dtype != "float32":
         raise Unsupported(f"dtype={dtype!r} on {device}: precision= says what a device computes in")
     index = devices.index_of(device)
-    lowering = _Lowering(graph, dtype, exact, lean, cache, record=True)
+    lowering = Lowering(graph, dtype, exact, lean, cache, record=True)
     runner = devices.Runner(lowering.plan, index, precision)
     return CompiledPlan(runner, graph, runner.dtype, lowering.used)
 
 
-def _four(shape: Shape) -> tuple[int, int, int, int]:
+def four(shape: Shape) -> tuple[int, int, int, int]:
     d, h, w, c = (1,) * (4 - len(shape)) + tuple(shape)
     return d, h, w, c
 
@@ -145,19 +145,76 @@ def _pads(node: Node) -> dict[str, Any]:
     return {"pad_lo": _triple([lo for lo, _ in padding], 0), "pad_hi": _triple([hi for _, hi in padding], 0)}
 
 
-def _act(node: Node) -> dict[str, Any]:
+def pad_arguments(node: Node, rank: int) -> tuple[list[int], list[int]]:
+    """The padding of a pad node before and after each of the core's dimensions."""
+    padding = ((0, 0),) * (4 - rank) + tuple(node.attrs["padding"])
+    return [lo for lo, _ in padding], [hi for _, hi in padding]
+
+
+def act_arguments(node: Node) -> dict[str, Any]:
     kind, a, b = node.attrs.get("activation", ("none", 0.0, 0.0))
     return {"act": kind, "act_a": a, "act_b": b}
 
 
-class _Lowering:
+def convolution(node: Node, shape: Shape) -> tuple[str, Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
+    """How a conv, depthwise or dense node runs: a name for the layout of its kernel, the function from the layer's
+    kernel to the plan's (T,R,S,C/G,K), and the arguments of Plan.conv. shape: of the node's input.
+    """
+    attrs = node.attrs
+    kind = attrs.get("of", node.op)  # a gradient's node says whose it is
+    if kind == "dense":
+        return "dense", lambda w: w[None, None, None], {}
+    geometry = {"stride": _triple(attrs.get("strides"), 1), **_pads(node), "dilation": _triple(attrs.get("dilation"), 1)}
+    if kind == "depthwise":
+
+        def channelwise(w: np.ndarray) -> np.ndarray:  # (R,S,C,m) -> (R,S,1,C*m)
+            w = w.reshape(*w.shape[:-2], 1, -1)
+            return w[(None,) * (5 - w.ndim)]
+
+        return "depthwise", channelwise, {**geometry, "groups": shape[-1]}
+    groups, transposed = attrs.get("groups", 1), bool(attrs.get("transposed", False))
+
+    def relay(w: np.ndarray) -> np.ndarray:
+        if transposed:  # (R,S,K/G,C) -> (R,S,C/G,K): channel c of group g gives outputs g*K/G ...
+            *window, kg, c = w.shape
+            w = w.reshape(*window, kg, groups, c // groups)
+            rank = len(window)
+            w = w.transpose(*range(rank), rank + 2, rank + 1, rank).reshape(*window, c // groups, groups * kg)
+        return w[(None,) * (5 - w.ndim)]
+
+    if transposed:
+        geometry["output_padding"] = _triple(attrs.get("output_padding"), 0)
+    geometry.update(groups=groups, transposed=transposed)
+    return f"transposed in {groups}" if transposed else "conv", relay, geometry
+
+
+def _windows(node: Node) -> tuple[Shape, Shape, tuple[tuple[int, int], ...], Shape]:
+    """Window, strides, padding and dilation of a pool node, one entry per spatial dimension."""
+    attrs, window = node.attrs, tuple(node.attrs["window"])
+    rank = len(window)
+    strides, dilation = tuple(attrs.get("strides") or window), tuple(attrs.get("dilation") or (1,) * rank)
+    return window, strides, tuple(attrs.get("padding") or ((0, 0),) * rank), dilation
+
+
+def pooling(node: Node) -> dict[str, Any]:
+    """The geometry of a pool node, as the arguments of Plan.pool."""
+    window, strides, padding, dilation = _windows(node)
+    return {
+        "window": _triple(window, 1),
+        "stride": _triple(strides, 1),
+        **_pads(node),
+        "dilation": _triple(dilation, 1),
+    }
+
+
+class Lowering:
     """Walks the nodes once and appends their steps to a plan."""
 
     def __init__(self, graph: Graph, dtype: str, exact: bool, lean: bool, cache: ParameterCache, record: bool = False):
         self.graph, self.dtype, self.cache = graph, np.dtype(dtype), cache
-        self.plan = _core.Plan(dtype, exact, lean, record=record)
+        self.plan = self.make_plan(dtype, exact, lean, record)
         self.used: list[_core.Parameter] = []
-        self.ids = {tensor: self.plan.input(_four(graph.shapes[tensor])) for tensor in graph.inputs}
+        self.ids = {tensor: self.plan.input(four(graph.shapes[tensor])) for tensor in graph.inputs}
         self.homes: dict[int, tuple[int, int]] = {}  # tensor -> the concat whose slice it is, and its first channel
         self.buffers: dict[int, int] = {}  # concat -> its buffer in the plan
         for node in graph.nodes:
@@ -167,11 +224,15 @@ class _Lowering:
                     self.homes[tensor] = (node.output, first)
                     first += graph.shapes[tensor][-1]
         for node in graph.nodes:
-            lower: Callable[[Node], int] | None = getattr(self, node.op, None)
+            lower: Callable[[Node], int | tuple[int, ...]] | None = getattr(self, node.op, None)
             if lower is None:
                 raise Unsupported(f"{node.name or node.op}: the compiler has no operator {node.op!r}")
-            self.ids[node.output] = lower(node)
+            made = lower(node)
+            self.ids.update(zip((node.output, *node.more), made if isinstance(made, tuple) else (made,)))
         self.plan.finish([self.ids[tensor] for tensor in graph.outputs])
+
+    def make_plan(self, dtype: str, exact: bool, lean: bool, record: bool) -> _core.Plan:
+        return _core.Plan(dtype, exact, lean, record=record)
 
     # Helpers
 
@@ -194,12 +255,16 @@ class _Lowering:
 
     def buffer(self, concat: int) -> int:
         if concat not in self.buffers:
-            self.buffers[concat] = self.plan.buffer(_four(self.graph.shapes[concat]))
+            self.buffers[concat] = self.plan.buffer(four(self.graph.shapes[concat]))
         return self.buffers[concat]
 
     def vector(self, values: Any) -> np.ndarray | None:
         """A constant of one number per channel, in the type of the plan."""
         return None if values is None else np.ascontiguousarray(value_of(values), self.dtype)
+
+    def vector_of(self, node: Node, key: str) -> Any:
+        """A parameter of one number per channel, or None."""
+        return self.vector(node.params.get(key))
 
     def typed(self, value: np.ndarray, what: str) -> np.ndarray:
         if value.dtype == self.dtype or (value.dtype == np.float32 and self.dtype == np.float64):
@@ -221,94 +286,48 @@ class _Lowering:
         self.used.append(known[2])
         return known[2]
 
-    def convolve(self, node: Node, weight: _core.Parameter, **geometry: Any) -> int:
-        residual = self.ids[node.inputs[1]] if node.attrs.get("residual", False) else -1
-        bias = self.vector(node.params.get("bias"))
-        return self.plan.conv(
-            self.x(node), weight, bias, residual, **geometry, **_act(node), out=self.slot(node.output), label=node.name
-        )
-
     # Operators, by their names in graph.py
 
     def conv(self, node: Node) -> int:
-        attrs = node.attrs
-        groups, transposed = attrs.get("groups", 1), bool(attrs.get("transposed", False))
-
-        def relay(w: np.ndarray) -> np.ndarray:
-            if transposed:  # (R,S,K/G,C) -> (R,S,C/G,K): channel c of group g gives outputs g*K/G ...
-                *window, kg, c = w.shape
-                w = w.reshape(*window, kg, groups, c // groups)
-                rank = len(window)
-                w = w.transpose(*range(rank), rank + 2, rank + 1, rank).reshape(*window, c // groups, groups * kg)
-            return w[(None,) * (5 - w.ndim)]
-
-        return self.convolve(
-            node,
-            self.parameter(node, f"transposed in {groups}" if transposed else "conv", relay),
-            stride=_triple(attrs.get("strides"), 1),
-            **_pads(node),
-            dilation=_triple(attrs.get("dilation"), 1),
-            groups=groups,
-            transposed=transposed,
-            output_padding=_triple(attrs.get("output_padding"), 0),
+        layout, relay, geometry = convolution(node, self.shape(node))
+        weight = self.parameter(node, layout, relay)
+        residual = self.ids[node.inputs[1]] if node.attrs.get("residual", False) else -1
+        bias = self.vector_of(node, "bias")
+        return self.plan.conv(
+            self.x(node), weight, bias, residual, **geometry, **act_arguments(node), out=self.slot(node.output), label=node.name
         )
 
-    def depthwise(self, node: Node) -> int:
-        def relay(w: np.ndarray) -> np.ndarray:  # (R,S,C,m) -> (R,S,1,C*m)
-            w = w.reshape(*w.shape[:-2], 1, -1)
-            return w[(None,) * (5 - w.ndim)]
+    depthwise = dense = conv
 
-        return self.convolve(
-            node,
-            self.parameter(node, "depthwise", relay),
-            stride=_triple(node.attrs.get("strides"), 1),
-            **_pads(node),
-            dilation=_triple(node.attrs.get("dilation"), 1),
-            groups=self.shape(node)[-1],
-        )
-
-    def dense(self, node: Node) -> int:
-        return self.convolve(node, self.parameter(node, "dense", lambda w: w[None, None, None]))
-
-    def pool(self, node: Node) -> int:
+    def pool(self, node: Node) -> Any:
         attrs, shape = node.attrs, self.shape(node)
-        window = tuple(attrs["window"])
-        rank = len(window)
-        strides = tuple(attrs.get("strides") or window)
-        dilation = tuple(attrs.get("dilation") or (1,) * rank)
-        padding = tuple(attrs.get("padding") or ((0, 0),) * rank)
         ceil_mode = bool(attrs.get("ceil_mode", False))
-        out = [
-            pool_size(n, r, s, lo, hi, d, ceil_mode)
-            for n, r, s, (lo, hi), d in zip(shape, window, strides, padding, dilation)
-        ]
+        sizes = zip(shape, *_windows(node))
+        out = [pool_size(n, r, s, lo, hi, d, ceil_mode) for n, r, s, (lo, hi), d in sizes]
         return self.plan.pool(
             self.x(node),
             attrs["kind"],
-            window=_triple(window, 1),
-            stride=_triple(strides, 1),
-            **_pads(node),
-            dilation=_triple(dilation, 1),
+            **pooling(node),
             out=_triple(out, 1),
             count_include_pad=bool(attrs.get("count_include_pad", True)),
             divisor=attrs.get("divisor") or 0,
+            indices=bool(node.more),
             target=self.slot(node.output),
             label=node.name,
         )
 
-    def adaptive_pool(self, node: Node) -> int:
-        out, target = _triple(node.attrs["out"], 1), self.slot(node.output)
-        return self.plan.adaptive_pool(self.x(node), node.attrs["kind"], out=out, target=target, label=node.name)
+    def adaptive_pool(self, node: Node) -> Any:
+        out, kind = _triple(node.attrs.get("out", ()), 1), node.attrs["kind"]
+        target, indices = self.slot(node.output), bool(node.more)
+        return self.plan.adaptive_pool(self.x(node), kind, out=out, indices=indices, target=target, label=node.name)
 
-    def global_pool(self, node: Node) -> int:
-        target = self.slot(node.output)
-        return self.plan.adaptive_pool(self.x(node), node.attrs["kind"], out=(1, 1, 1), target=target, label=node.name)
+    global_pool = adaptive_pool
 
     def batch_norm(self, node: Node) -> int:
         p = {name: value_of(param) for name, param in node.params.items()}
         scale, shift = scale_and_shift(p["mean"], p["var"], p.get("gamma"), p.get("beta"), node.attrs["eps"])
         return self.plan.scale_shift(
-            self.x(node), self.vector(scale), self.vector(shift), **_act(node), label=node.name
+            self.x(node), self.vector(scale), self.vector(shift), **act_arguments(node), label=node.name
         )
 
     def rescale(self, node: Node) -> int:
@@ -320,7 +339,7 @@ class _Lowering:
         return self.plan.scale_shift(self.x(node), self.vector(scale), self.vector(offset), label=node.name)
 
     def layer_norm(self, node: Node) -> int:
-        gamma, beta = self.vector(node.params.get("gamma")), self.vector(node.params.get("beta"))
+        gamma, beta = self.vector_of(node, "gamma"), self.vector_of(node, "beta")
         return self.plan.layer_norm(self.x(node), gamma, beta, node.attrs["eps"], label=node.name)
 
     def lrn(self, node: Node) -> int:
@@ -336,7 +355,7 @@ class _Lowering:
 
     def binary(self, node: Node) -> int:
         a, b = (self.ids[tensor] for tensor in node.inputs)
-        return self.plan.binary(a, b, node.attrs["kind"], **_act(node), label=node.name)
+        return self.plan.binary(a, b, node.attrs["kind"], **act_arguments(node), label=node.name)
 
     def concat(self, node: Node) -> int:
         if node.attrs.get("in_place", False):  # its producers have written it
@@ -346,8 +365,7 @@ class _Lowering:
         return self.plan.concat([self.ids[tensor] for tensor in node.inputs], axis, label=node.name)
 
     def pad(self, node: Node) -> int:
-        padding = ((0, 0),) * (4 - len(self.shape(node))) + tuple(node.attrs["padding"])
-        lo, hi = [lo for lo, _ in padding], [hi for _, hi in padding]
+        lo, hi = pad_arguments(node, len(self.shape(node)))
         mode, value = node.attrs.get("mode", "constant"), float(node.attrs.get("value", 0.0))
         return self.plan.pad(self.x(node), lo, hi, mode, value, label=node.name)
 
@@ -365,7 +383,7 @@ class _Lowering:
         )
 
     def reshape(self, node: Node) -> int:
-        return self.plan.reshape(self.x(node), _four(self.graph.shapes[node.output]))
+        return self.plan.reshape(self.x(node), four(self.graph.shapes[node.output]))
 
     def transpose(self, node: Node) -> int:
         lead = 4 - len(self.shape(node))
@@ -374,3 +392,5 @@ class _Lowering:
 
     def identity(self, node: Node) -> int:
         return self.x(node)
+
+    dropout = identity

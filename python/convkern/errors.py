@@ -34,3 +34,11 @@ class WeightsError(ConvkernError, ValueError):
 
 class DataError(ConvkernError, ValueError):
     """An image, data set or label that cannot be read or is out of range."""
+
+
+class NotFinite(ConvkernError, FloatingPointError):
+    """A loss became NaN or infinite in training; the message names the step and the first layer that made it so."""
+
+
+class CheckpointError(ConvkernError, ValueError):
+    """A checkpoint that is broken or was written by another model or another optimizer; nothing was changed."""

@@ -5,7 +5,7 @@ natural: (H,W,C) images, (L,C) sequences, (D,H,W,C) volumes, (F,) feature vector
 nothing of layers, so that files of other formats can be read into the same graph.
 
 `infer_shape` is the only place where output shapes are computed. The operators (keys of `_RULES`), all with one input
-except binary (2) and concat (any), their attributes (spatial tuples have one entry per spatial dimension) and
+except binary and loss (2) and concat (any), their attributes (spatial tuples have one entry per spatial dimension) and
 parameters (? = may be missing):
 
     conv           strides, padding ((lo,hi),...), dilation, groups,     kernel (R,S,C/G,K), transposed: (R,S,K/G,C)
@@ -16,7 +16,7 @@ parameters (? = may be missing):
                    count_include_pad, ceil_mode, divisor
     adaptive_pool  kind, out
     global_pool    kind, keepdims
-    batch_norm     eps                                                   gamma?, beta?, mean, var
+    batch_norm     eps; momentum, unbiased, frozen (for training)        gamma?, beta?, mean, var
     layer_norm     eps                                                   gamma?, beta?
     lrn            size, alpha, beta, k
     softmax        log
@@ -28,6 +28,8 @@ parameters (? = may be missing):
     reshape        shape (one entry may be -1)
     transpose      perm
     rescale        scale, offset (numbers or one per channel)
+    dropout        rate, seed, per_image (nothing but in training)
+    loss           kind, smoothing: one number for each row of channels of (prediction, target)
     identity
 
 What the passes add: `activation` (kind, a, b) on conv, depthwise, dense, binary and batch_norm; `residual=True` (the
@@ -70,7 +72,7 @@ class Param:
     7.0
     """
 
-    __slots__ = ("_make", "_value", "dtype", "name", "shape", "trainable", "version")
+    __slots__ = ("_make", "_owned", "_value", "dtype", "name", "replaced", "shape", "trainable", "version")
 
     def __init__(
         self,
@@ -83,6 +85,8 @@ class Param:
         self.name = name
         self.trainable = trainable
         self.version = 0
+        self.replaced = 0  # how many times `assign` put another array in place
+        self._owned = False  # whether `writable` may hand the array out
         self._make: Callable[[], np.ndarray] | None = None
         self._value: np.ndarray | None = None
         if callable(value):
@@ -105,7 +109,8 @@ class Param:
                             f"{self.name}: the initializer made an array of shape {made.shape}, want {self.shape}"
                         )
                     self._value, self._make = _frozen(made), None
-        return self._value
+        assert self._value is not None
+        return _frozen(self._value) if self._owned else self._value
 
     def assign(self, value: Any, copy: bool = True) -> None:
         """Replace the value by an array of the same shape; nothing is rounded: a float32 parameter refuses float64.
@@ -119,8 +124,25 @@ class Param:
             raise DTypeError(f"{self.name}: got {array.dtype}, want {self.dtype} (convert it explicitly)")
         array = _frozen((np.array if copy else np.asarray)(array, dtype=self.dtype, order="C"))
         with _filling:
-            self._value, self._make = array, None
+            self._value, self._make, self._owned = array, None, False
             self.version += 1
+            self.replaced += 1
+
+    def writable(self) -> np.ndarray:
+        """The values, to be changed in place by training: the array that `value` shows. Call `changed` after each change.
+
+        The first call makes a private copy, so that arrays which others hold (a mapped file, what was assigned with
+        copy=False) stay as they are.
+        """
+        with _filling:
+            if not self._owned:
+                self._value, self._owned = np.array(self.value), True
+            assert self._value is not None
+            return self._value
+
+    def changed(self) -> None:
+        """Tell plans that the values were changed in place."""
+        self.version += 1
 
     def __repr__(self) -> str:
         return f"Param({self.name!r}, shape={self.shape}, version={self.version})"
@@ -166,6 +188,7 @@ class Node:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Param | np.ndarray] = field(default_factory=dict)
     name: str = ""
+    more: tuple[int, ...] = ()  # further results, in training only: statistics, indices, gradients of parameters
 
     def replace(self, **changes: Any) -> Node:
         return replace(self, **changes)
@@ -241,6 +264,12 @@ class Graph:
             counts[tensor] += 1
         return counts
 
+    def derived(self, shape: Shape) -> int:
+        """A tensor of a shape that follows from other tensors' (a gradient, a statistic): to be written by a node that
+        a pass makes.
+        """
+        return self._new_tensor(shape)
+
     def _new_tensor(self, shape: Shape) -> int:
         tensor = len(self.shapes)
         self.shapes[tensor] = shape
@@ -288,7 +317,7 @@ def infer_shape(op: str, in_shapes: Sequence[Shape], attrs: Mapping[str, Any], p
             raise ShapeError("concat: got no inputs, want at least one")
         return _checked(op, rule(shapes, attrs, {}))
     residual = shapes.pop() if attrs.get("residual", False) else None
-    want = 2 if op == "binary" else 1
+    want = 2 if op in ("binary", "loss") else 1
     if len(shapes) != want:
         raise ShapeError(f"{op}: got {len(shapes)} inputs, want {want}")
     out = _checked(op, rule(shapes, attrs, {key: p for key, p in params.items() if p is not None}))
@@ -607,6 +636,18 @@ def _rescale(shapes: list[Shape], attrs: Mapping[str, Any], params: Mapping[str,
     return shape
 
 
+LOSSES = ("sparse", "dense", "sigmoid", "squared", "absolute")
+
+
+def _loss(shapes: list[Shape], attrs: Mapping[str, Any], params: Mapping[str, np.ndarray]) -> Shape:
+    kind = _check_kind("loss", attrs, "kind", LOSSES)
+    prediction, target = shapes
+    want = (*prediction[:-1], 1) if kind == "sparse" else prediction
+    if target != want:
+        raise ShapeError(f"loss: got a target of shape {target} for a prediction of shape {prediction}, want {want}")
+    return (*prediction[:-1], 1)
+
+
 _RULES: dict[str, Callable[[list[Shape], Mapping[str, Any], Mapping[str, np.ndarray]], Shape]] = {
     "conv": _conv,
     "depthwise": _depthwise,
@@ -626,5 +667,7 @@ _RULES: dict[str, Callable[[list[Shape], Mapping[str, Any], Mapping[str, np.ndar
     "reshape": _reshape,
     "transpose": _transpose,
     "rescale": _rescale,
+    "dropout": _same,
+    "loss": _loss,
     "identity": _same,
 }

@@ -47,6 +47,11 @@ def set_seed(seed: int) -> None:
     _seed, _streams = int(seed), itertools.count()
 
 
+def current_seed() -> int:
+    """The seed that `set_seed` set last."""
+    return _seed
+
+
 def next_stream() -> Callable[[], np.random.Generator]:
     """The random numbers of the next parameter, as a function that makes a fresh generator of them."""
     key = (_seed, next(_streams))

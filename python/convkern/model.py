@@ -41,6 +41,9 @@ from .layers.base import (
 
 if TYPE_CHECKING:
     from .compiler import CompiledPlan
+    from .train.callbacks import History
+    from .train.loop import Trainer
+    from .train.optimizers import Optimizer
 
 PLANS = 8  # compiled plans that a model keeps, one for each image shape
 _FORMAT = "1"  # of saved architectures
@@ -94,6 +97,9 @@ class Model(Layer):
         self._precision = "float32"
         self.exact = exact
         self.memory = memory
+        self._trainer: Trainer | None = None
+        self.history: History | None = None  # of the last fit
+        self.stop_training = False  # a callback sets it to end the training
 
     def _assemble(self, inputs: Any, outputs: Any) -> None:
         """Read the network between the tensors off from the recorded calls."""
@@ -205,7 +211,7 @@ class Model(Layer):
             batches = (_arrange([a[i : i + batch_size] for a in arrays], self._input_layout) for i in starts)
             count = len(starts)
         if verbose:
-            batches = _bar(batches, count)
+            batches = progress(count, batches)
         parts = [self._flat_outputs(self(batch, threads=threads)) for batch in batches]
         if not parts:
             raise ShapeError(f"{self.name}: predict got no batches")
@@ -213,6 +219,166 @@ class Model(Layer):
         if self._device is not None:
             from .device import concatenate as join
         return self.pack_outputs([column[0] if len(column) == 1 else join(column) for column in zip(*parts)])
+
+    # Training; see docs/training.md.
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        loss_weights: Any = None,
+        *,
+        check_finite: bool = True,
+        recompute: int | bool = 0,
+        seed: int | None = None,
+    ) -> None:
+        """Choose how the model is trained. Parameters stay as they are.
+
+        optimizer: a name ("sgd", "rmsprop", "adam", "adamw", "sam") or an Optimizer (convkern.train.optimizers).
+        loss: a name ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy", "mse",
+            "mae") or a Loss (convkern.train.losses); for several outputs a list or a dictionary by output. A final
+            softmax (sigmoid) layer is fused into a cross-entropy; other outputs are taken as logits.
+        metrics: names ("accuracy", "top5", ...), Metrics or functions of (y_true, y_pred); likewise.
+        loss_weights: a factor for each loss in their sum.
+        check_finite: end the training with NotFinite, before parameters change, when a loss is NaN or infinite.
+        recompute: cut the network into so many parts, and compute what is inside a part again in the backward pass
+            instead of keeping it: less memory, a third more time; True chooses a number.
+        seed: of shuffling and dropout; None takes that of set_seed.
+        Errors: Unsupported for unknown names; ModelError for losses that do not fit the outputs.
+        Source: keras.Model.compile.
+
+        >>> from convkern.layers import Dense, Input
+        >>> image = Input((2,))
+        >>> model = Model(image, Dense(2, activation="softmax")(image))
+        >>> model.compile("adam", "sparse_categorical_crossentropy", ["accuracy"])
+        >>> x = np.float32([[0, 1], [1, 0]] * 32)
+        >>> history = model.fit(x, np.array([0, 1] * 32), epochs=2, verbose=0)
+        >>> sorted(history.history)
+        ['accuracy', 'learning_rate', 'loss']
+        """
+        from .train.loop import Trainer
+
+        if not self.built:
+            raise ModelError(f"{self.name} does not know its input yet: begin with an Input, or call build(shape)")
+        if loss is None:
+            raise Unsupported("compile: loss=None; want a name or a Loss")
+        self._trainer = Trainer(self, optimizer, loss, metrics, loss_weights, check_finite, recompute, seed)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer that compile set; its learning_rate may be set at any time."""
+        from .train.loop import of
+
+        return of(self).optimizer
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+        *,
+        resume: str | os.PathLike[str] | None = None,
+    ) -> History:
+        """Train for a number of epochs.
+
+        x, y: arrays (N, ...) of inputs and targets; or x alone: anything that gives batches (x, y) or (x, y,
+            sample_weight), as those of convkern.data.
+        batch_size: 32 for arrays. verbose: 0 nothing, 1 a progress bar (tqdm), 2 a line for each epoch, "auto".
+        validation_data: arrays (x, y) or (x, y, sample_weight), or what gives batches; validation_split: the share at
+            the end of the arrays that is kept for it. class_weight: {label: factor}; sample_weight: (N,).
+        steps_per_epoch: batches of an epoch (needed for generators).
+        resume: a file of ModelCheckpoint: the training goes on where it was written, with the same bits as if it had
+            not been broken off. epochs counts from the beginning of the first run.
+        Returns the History: `.history["loss"]` and so on, one number for each epoch.
+        Errors: ModelError before compile; ShapeError, DTypeError, DataError for data that does not fit; NotFinite,
+            naming step and layer, if the loss is not finite; CheckpointError for a file of another training. Ctrl-C
+            leaves the model as the last step made it.
+        Source: keras.Model.fit.
+        """
+        from .train import loop
+
+        return loop.fit(
+            self,
+            x,
+            y,
+            batch_size,
+            epochs,
+            verbose,
+            callbacks,
+            validation_split,
+            validation_data,
+            shuffle,
+            class_weight,
+            sample_weight,
+            initial_epoch,
+            steps_per_epoch,
+            validation_steps,
+            validation_batch_size,
+            validation_freq,
+            resume,
+        )
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """The loss, or [loss, metrics...], or a dictionary of them, at inference. Arguments and errors as `fit`.
+
+        Source: keras.Model.evaluate.
+        """
+        from .train import loop
+
+        return loop.evaluate(self, x, y, batch_size, verbose, sample_weight, steps, return_dict)
+
+    def train_on_batch(
+        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """One step of the optimizer; the batch's loss and metrics before it, as `evaluate` gives them.
+
+        Source: keras.Model.train_on_batch.
+        """
+        from .train import loop
+
+        return loop.one_batch(self, x, y, sample_weight, class_weight, return_dict, True)
+
+    def test_on_batch(self, x: Any, y: Any, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """The loss and metrics of one batch at inference.
+
+        Source: keras.Model.test_on_batch.
+        """
+        from .train import loop
+
+        return loop.one_batch(self, x, y, sample_weight, None, return_dict, False)
+
+    def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Write the model and the whole state of its training, for `fit(resume=path)`; load_model reads the model.
+
+        Errors: WeightsError if it cannot be written; the old file is then as it was.
+        """
+        from .train import checkpoint
+        from .train.loop import of
+
+        checkpoint.save(self, of(self), path)
 
     def _flat_outputs(self, result: Any) -> list[np.ndarray]:
         if self._output_layout is None:
@@ -421,6 +587,36 @@ class Model(Layer):
         print_fn(explain(self, shapes))
 
     # Layers and parameters.
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes the parameters of the layers that are trainable themselves; setting it sets theirs,
+        too, so that single layers can be freed again afterwards.
+        """
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+        for layer in self._inner_layers():
+            layer.trainable = value
+
+    def _inner_layers(self) -> list[Layer]:
+        return self._layers
+
+    def trainable_params(self) -> dict[str, Param]:
+        """The parameters that training changes, by "layer/parameter": those of trainable layers (inside of trainable
+        models) that are not statistics.
+
+        >>> from convkern.layers import Dense, Input
+        >>> image = Input((3,))
+        >>> model = Model(image, Dense(2)(Dense(4)(image)))
+        >>> model.get_layer("dense").trainable = False
+        >>> list(model.trainable_params())
+        ['dense_1/kernel', 'dense_1/bias']
+        """
+        free = {id(p) for layer in _trainable_layers(self) for p in layer.params.values() if p.trainable}
+        return {name: param for name, param in self.named_params().items() if id(param) in free}
 
     @property
     def layers(self) -> list[Layer]:
@@ -714,6 +910,9 @@ class Sequential(Model):
             )
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
+    def _inner_layers(self) -> list[Layer]:
+        return self._stack
+
     @property
     def layers(self) -> list[Layer]:
         """The stack, without the input (as in Keras)."""
@@ -765,7 +964,7 @@ def load_model(path: str | os.PathLike[str], custom_objects: Mapping[str, type[L
     from .weights import load_state_dict, read_state_dict
 
     tensors = read_state_dict(path)
-    text = _metadata(path).get(_KEY)
+    text = metadata_of(path).get(_KEY)
     if text is None:
         raise WeightsError(
             f"{os.fspath(path)}: holds tensors but no architecture: build the model and call its load_weights"
@@ -775,7 +974,8 @@ def load_model(path: str | os.PathLike[str], custom_objects: Mapping[str, type[L
     return model
 
 
-def _metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+def metadata_of(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The texts that a .safetensors file holds beside its tensors; {} for other files."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -857,6 +1057,15 @@ def _restore_model(
     return model
 
 
+def _trainable_layers(model: Model) -> Iterator[Layer]:
+    """The layers whose parameters may change: neither they nor a model around them are frozen."""
+    for layer in model._inner_layers() if model.trainable else ():
+        if isinstance(layer, Model):
+            yield from _trainable_layers(layer)
+        elif layer.trainable:
+            yield layer
+
+
 def _source(tensor: Tensor) -> InputLayer:
     """An input layer with the shape of a tensor that another layer made."""
     layer = InputLayer(tensor.shape)
@@ -914,7 +1123,8 @@ def _hint(got: Shape, want: OpenShape) -> str:
     return ""
 
 
-def _bar(batches: Iterable[Any], count: int | None) -> Iterable[Any]:
+def progress(count: int | None, batches: Iterable[Any] | None = None) -> Any:
+    """A progress bar over batches, or one that is updated by hand."""
     try:
         from tqdm import tqdm
     except ImportError:

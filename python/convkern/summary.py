@@ -177,7 +177,7 @@ def _own_values(graph: Graph) -> dict[int, int]:
 
     def in_place(node: Node) -> bool:
         shape = graph.shapes[node.output]
-        if node.op in ("reshape", "identity"):
+        if node.op in ("reshape", "dropout", "identity"):
             return True
         if node.op in ("activation", "batch_norm", "layer_norm", "softmax", "rescale"):
             return free(node.inputs[0])

@@ -292,6 +292,8 @@ class _Writer:
     def identity(self, node: Node) -> str:
         return self.names[node.inputs[0]]
 
+    dropout = identity
+
     # What several of them need
 
     def channels_last(self, x: int | str, rank: int) -> str:

@@ -19,10 +19,13 @@ from ..errors import Unsupported
 from ..graph import Graph, Node, value_of
 
 Op = Callable[..., Any]
+Maker = Callable[[np.ndarray, Any], Any]  # from values and the parameter whose they are to a tensor
 
 
 class TorchGraph:
     """Calls a graph of one output on an (N,C,H,W) tensor (or (N,C,L), (N,C,D,H,W), (N,F))."""
+
+    makers: Mapping[str, Callable[[Graph, Node, Maker, bool], Op]]
 
     def __init__(self, graph: Graph, memory_format: torch.memory_format = torch.contiguous_format):
         if len(graph.inputs) != 1 or len(graph.outputs) != 1:
@@ -35,16 +38,17 @@ class TorchGraph:
         writable = set()  # tensors that hold memory of their own, read once: an activation may overwrite them
         last = {tensor: node.output for node in graph.nodes for tensor in node.inputs}
         for node in graph.nodes:
-            make = _MAKERS.get(node.op)
+            make = self.makers.get(node.op)
             if make is None:
                 raise Unsupported(f"{node.name}: no PyTorch peer for the operator {node.op!r}")
             free = node.inputs[0] in writable and uses[node.inputs[0]] == 1
             self.steps.append((make(graph, node, self._tensor, free), node.inputs, node.output))
-            if node.op not in ("reshape", "transpose", "identity"):
+            if node.op not in ("reshape", "transpose", "dropout", "identity"):
                 writable.add(node.output)
         self.dead = [[t for t in inputs if last[t] == output and t != self.result] for _, inputs, output in self.steps]
 
-    def _tensor(self, array: np.ndarray) -> Any:
+    def _tensor(self, array: np.ndarray, param: Any) -> Any:
+        """A parameter's values, laid out as PyTorch wants them, as a tensor."""
         tensor = torch.from_numpy(np.array(array))  # a copy: parameters are read-only
         return tensor.contiguous(memory_format=self.memory_format) if tensor.ndim == 4 else tensor
 
@@ -65,8 +69,9 @@ def _params(node: Node) -> Mapping[str, np.ndarray]:
     return {key: value_of(p) for key, p in node.params.items() if p is not None}
 
 
-def _optional(tensor: Callable[[np.ndarray], Any], array: np.ndarray | None) -> Any:
-    return None if array is None else tensor(array)
+def _optional(tensor: Maker, node: Node, key: str) -> Any:
+    param = node.params.get(key)
+    return None if param is None else tensor(value_of(param), param)
 
 
 def _padding(node: Node, rank: int) -> tuple[tuple[int, ...], list[int] | None]:
@@ -77,15 +82,15 @@ def _padding(node: Node, rank: int) -> tuple[tuple[int, ...], list[int] | None]:
     return (0,) * rank, [size for pair in reversed(pairs) for size in pair]
 
 
-def _conv(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _conv(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     params, attrs = _params(node), node.attrs
     kernel, shape = params["kernel"], graph.shapes[node.inputs[0]]
     rank, groups = len(shape) - 1, attrs.get("groups", 1)
     if node.op == "depthwise":
         groups = shape[-1]
         kernel = kernel.reshape(*kernel.shape[:-2], 1, -1)  # (...,C,m) -> (...,1,C*m)
-    weight = tensor(np.ascontiguousarray(np.moveaxis(kernel, (-1, -2), (0, 1))))
-    bias = _optional(tensor, params.get("bias"))
+    weight = tensor(np.ascontiguousarray(np.moveaxis(kernel, (-1, -2), (0, 1))), node.params["kernel"])
+    bias = _optional(tensor, node, "bias")
     pads, before = _padding(node, rank)
     strides, dilation = attrs.get("strides") or (1,) * rank, attrs.get("dilation") or (1,) * rank
     if attrs.get("transposed"):
@@ -100,15 +105,15 @@ def _conv(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: b
     return lambda x: conv(x, weight, bias, strides, pads, dilation, groups)
 
 
-def _dense(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
-    params = _params(node)
-    weight, bias = tensor(np.ascontiguousarray(params["kernel"].T)), _optional(tensor, params.get("bias"))
+def _dense(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
+    kernel = node.params["kernel"]
+    weight, bias = tensor(np.ascontiguousarray(value_of(kernel).T), kernel), _optional(tensor, node, "bias")
     if len(graph.shapes[node.inputs[0]]) == 1:
         return lambda x: F.linear(x, weight, bias)
     return lambda x: F.linear(x.movedim(1, -1), weight, bias).movedim(-1, 1)
 
 
-def _pool(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _pool(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     attrs, rank = node.attrs, len(graph.shapes[node.inputs[0]]) - 1
     window, ceil_mode = attrs["window"], attrs.get("ceil_mode", False)
     strides = attrs.get("strides") or window
@@ -129,7 +134,7 @@ def _pool(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: b
     return lambda x: average(x, window, strides, pads, ceil_mode, include, *options)
 
 
-def _adaptive_pool(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _adaptive_pool(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     rank = len(graph.shapes[node.inputs[0]]) - 1
     pools: dict[str, tuple[Op, ...]] = {
         "max": (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
@@ -144,20 +149,19 @@ def _adaptive_pool(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any]
     return lambda x: pool(x, 1).flatten(1)
 
 
-def _batch_norm(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
-    params, eps = _params(node), node.attrs["eps"]
-    mean, var = tensor(params["mean"]), tensor(params["var"])
-    gamma, beta = _optional(tensor, params.get("gamma")), _optional(tensor, params.get("beta"))
+def _batch_norm(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
+    eps = node.attrs["eps"]
+    mean, var, gamma, beta = (_optional(tensor, node, key) for key in ("mean", "var", "gamma", "beta"))
     return lambda x: F.batch_norm(x, mean, var, gamma, beta, False, 0.0, eps)
 
 
-def _layer_norm(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
-    params, eps, shape = _params(node), node.attrs["eps"], graph.shapes[node.inputs[0]][-1:]
-    gamma, beta = _optional(tensor, params.get("gamma")), _optional(tensor, params.get("beta"))
+def _layer_norm(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
+    eps, shape = node.attrs["eps"], graph.shapes[node.inputs[0]][-1:]
+    gamma, beta = _optional(tensor, node, "gamma"), _optional(tensor, node, "beta")
     return lambda x: F.layer_norm(x.movedim(1, -1), shape, gamma, beta, eps).movedim(-1, 1)
 
 
-def _activation(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _activation(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     a, b = node.attrs.get("a", 0.0), node.attrs.get("b", 0.0)
     if node.attrs["kind"] == "clamp" and b == np.inf and a == 0:
         return lambda x: F.relu(x, inplace=free)
@@ -181,7 +185,7 @@ def _activation(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], f
     return ops[node.attrs["kind"]]
 
 
-def _binary(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _binary(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     left, right = (graph.shapes[i] for i in node.inputs)
     if node.attrs["kind"] == "add" and free and left == right:
         return lambda a, b: a.add_(b)
@@ -203,12 +207,12 @@ def _axis(rank: int, axis: int) -> int:
     return 1 if axis == rank - 1 else axis + 2
 
 
-def _concat(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _concat(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     axis = _axis(len(graph.shapes[node.output]), node.attrs.get("axis", -1))
     return lambda *xs: torch.cat(xs, axis)
 
 
-def _pad(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _pad(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     *spatial, channels = node.attrs["padding"]
     mode, value = node.attrs.get("mode", "constant"), node.attrs.get("value", 0.0)
     pads = [size for pair in reversed([channels, *spatial]) for size in pair]
@@ -219,7 +223,7 @@ def _pad(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bo
     return lambda x: F.pad(x, pads[:-2], mode=mode)
 
 
-def _resize(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _resize(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     out, mode, rank = tuple(node.attrs["out"]), node.attrs.get("mode", "nearest"), len(graph.shapes[node.inputs[0]]) - 1
     if node.attrs.get("scales"):
         raise Unsupported(f"{node.name}: a resize with given scales has no PyTorch peer")
@@ -230,7 +234,7 @@ def _resize(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free:
     return lambda x: F.interpolate(x, out, mode=mode, align_corners=corners)
 
 
-def _reshape(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _reshape(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     shape = graph.shapes[node.output]
     flat_in, flat_out = len(graph.shapes[node.inputs[0]]) == 1, len(shape) == 1
 
@@ -241,12 +245,12 @@ def _reshape(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free
     return reshape
 
 
-def _transpose(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _transpose(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     perm = [0, *(i + 1 for i in node.attrs["perm"])]
     return lambda x: x.movedim(1, -1).permute(perm).movedim(-1, 1)
 
 
-def _rescale(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _rescale(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     rank = len(graph.shapes[node.output])
 
     def per_channel(value: Any) -> Any:
@@ -257,20 +261,20 @@ def _rescale(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free
     return lambda x: x * scale + offset
 
 
-def _lrn(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _lrn(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     size, alpha, beta, k = (node.attrs[key] for key in ("size", "alpha", "beta", "k"))
     return lambda x: F.local_response_norm(x, size, alpha, beta, k)
 
 
-def _softmax(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _softmax(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     return (lambda x: F.log_softmax(x, 1)) if node.attrs.get("log") else (lambda x: F.softmax(x, 1))
 
 
-def _identity(graph: Graph, node: Node, tensor: Callable[[np.ndarray], Any], free: bool) -> Op:
+def _identity(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
     return lambda x: x
 
 
-_MAKERS: dict[str, Callable[[Graph, Node, Callable[[np.ndarray], Any], bool], Op]] = {
+_MAKERS: dict[str, Callable[[Graph, Node, Maker, bool], Op]] = {
     "conv": _conv,
     "depthwise": _conv,
     "dense": _dense,
@@ -289,5 +293,7 @@ _MAKERS: dict[str, Callable[[Graph, Node, Callable[[np.ndarray], Any], bool], Op
     "reshape": _reshape,
     "transpose": _transpose,
     "rescale": _rescale,
+    "dropout": _identity,
     "identity": _identity,
 }
+TorchGraph.makers = _MAKERS

@@ -455,7 +455,8 @@ class ImageDataGenerator:
             return
         if still and not is_array:
             top, left, rows, columns = box
-            edges = (left, top, left + columns, top + rows)
+            # A centred box may leave the image by a rounding error, which Pillow does not forgive.
+            edges = (max(left, 0), max(top, 0), min(left + columns, w), min(top + rows, h))
             out[...] = np.asarray(resized(source, height, width, interpolation, edges)).reshape(out.shape)
             return
         order = 0 if interpolation == "nearest" else self.interpolation_order

@@ -19,7 +19,7 @@ from .conv import (
     SeparableConv1D,
     SeparableConv2D,
 )
-from .core import ELU, Activation, Dense, Dropout, LeakyReLU, ReLU, Rescaling, Softmax
+from .core import ELU, Activation, Dense, Dropout, LeakyReLU, ReLU, Rescaling, Softmax, StochasticDepth
 from .merge import Add, Average, Concatenate, Maximum, Minimum, Multiply, Subtract
 from .norm import BatchNormalization, LayerNormalization, LocalResponseNormalization
 from .pool import (

@@ -169,7 +169,7 @@ class Layer:
             raise ModelError(f"{type(self).__name__}: name={name!r}, want a string without '/'")
         self.name: str = name or snake_case(type(self).__name__)
         self.named = name is not None  # False: a model may still number it
-        self.trainable = bool(trainable)
+        self._trainable = bool(trainable)
         self.torch_name = torch_name
         self.declared_input_shape = None if input_shape is None else checked_shape("input_shape", input_shape)
         self.params: dict[str, Param] = {}
@@ -182,6 +182,17 @@ class Layer:
         own = _classes.get(cls.__name__)
         if own is None or not own.__module__.startswith("convkern."):
             _classes[cls.__name__] = cls
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes the parameters; may be set at any time. Of a model it sets that of all its layers.
+        A batch norm that is not trainable uses its kept statistics.
+        """
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
 
     # What a layer class writes down.
 

@@ -184,14 +184,18 @@ class Softmax(Layer):
 
 
 class Dropout(Layer):
-    """Nothing at inference; in training a share `rate` of the values is dropped.
+    """Nothing at inference; in training each value is dropped with probability `rate`, and the others are divided by
+    1 - rate.
 
+    Arguments: seed: of the layer's own random numbers; None takes them from the seed of the training run.
     Shapes: output as input. Errors: ShapeError for a rate outside [0, 1).
     Source: keras.layers.Dropout.
 
     >>> Dropout(0.5)(np.ones((1, 2), "f4"))
     array([[1., 1.]], dtype=float32)
     """
+
+    per_image = False
 
     def __init__(self, rate: float, noise_shape: None = None, seed: int | None = None, **base: Any):
         super().__init__(**base)
@@ -204,7 +208,22 @@ class Dropout(Layer):
             raise Unsupported(f"{type(self).__name__}: noise_shape={noise_shape}; only None is supported")
 
     def lower(self, graph: Graph, inputs: list[int]) -> int:
-        return graph.add("identity", inputs)
+        attrs = {"rate": self.rate, "seed": self.seed, "per_image": self.per_image}
+        return graph.add("dropout", inputs, attrs)
+
+
+class StochasticDepth(Dropout):
+    """Dropout of whole images: in training each image of a branch is dropped with probability `rate` (to be followed by
+    an Add with the shortcut), the others are divided by 1 - rate; nothing at inference.
+
+    Shapes: output as input. Errors: ShapeError for a rate outside [0, 1).
+    Source: Huang et al. 2016, "Deep networks with stochastic depth"; torchvision.ops.StochasticDepth with mode "row".
+
+    >>> StochasticDepth(0.5)(np.ones((1, 2), "f4"))
+    array([[1., 1.]], dtype=float32)
+    """
+
+    per_image = True
 
 
 class Rescaling(Layer):

@@ -13,12 +13,13 @@ from .core import image_axis
 
 class BatchNormalization(Layer):
     """Shift and scale every channel by statistics kept from training: y = (x - moving_mean) / sqrt(moving_variance +
-    epsilon) * gamma + beta.
+    epsilon) * gamma + beta. In training the statistics are those of the batch, which also move the kept ones; a layer
+    with trainable=False uses the kept ones and leaves them alone.
 
     Shapes: input (N, ..., C), four parameters of shape (C,), output as input. After a convolution or a dense layer it
         costs nothing: it is folded into the weights when a plan is made.
     Arguments: axis: the last one. momentum: the share of the old statistics in an update (Keras; torch's momentum is
-        one minus this).
+        one minus this). unbiased: whether the kept variance is the batch's times n/(n-1), as torch has it (Keras: no).
         center, scale: whether there are beta and gamma. *_initializer: as in convkern.initializers.
     Errors: Unsupported for another axis, ShapeError for a negative epsilon.
     Source: keras.layers.BatchNormalization (epsilon 1e-3; torch's is 1e-5).
@@ -40,9 +41,11 @@ class BatchNormalization(Layer):
         gamma_initializer: Any = "ones",
         moving_mean_initializer: Any = "zeros",
         moving_variance_initializer: Any = "ones",
+        unbiased: bool = False,
         **base: Any,
     ):
         super().__init__(**base)
+        self.unbiased = bool(unbiased)
         self.axis = integer("axis", axis, -(2**31))
         self.momentum = number("momentum", momentum)
         self.epsilon = _epsilon(epsilon)
@@ -70,9 +73,13 @@ class BatchNormalization(Layer):
             "mean": self.params["moving_mean"],
             "var": self.params["moving_variance"],
         }
-        return graph.add(
-            "batch_norm", inputs, {"eps": self.epsilon}, {k: p for k, p in params.items() if p is not None}
-        )
+        attrs = {
+            "eps": self.epsilon,
+            "momentum": self.momentum,
+            "unbiased": self.unbiased,
+            "frozen": not self.trainable,
+        }
+        return graph.add("batch_norm", inputs, attrs, {k: p for k, p in params.items() if p is not None})
 
 
 class LayerNormalization(Layer):

@@ -62,7 +62,10 @@ def conv(
 
 
 def norm(x: Tensor, torch_name: str, *, eps: float = 1e-5, momentum: float = 0.9) -> Tensor:
-    return BatchNormalization(epsilon=eps, momentum=momentum, name=layer_name(torch_name), torch_name=torch_name)(x)
+    layer = BatchNormalization(
+        epsilon=eps, momentum=momentum, unbiased=True, name=layer_name(torch_name), torch_name=torch_name
+    )
+    return layer(x)
 
 
 def activate(x: Tensor, kind: str | None) -> Tensor:

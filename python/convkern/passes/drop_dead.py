@@ -9,7 +9,7 @@ def drop_dead(graph: Graph) -> Graph:
     needed = set(graph.outputs)
     kept = []
     for node in reversed(graph.nodes):
-        if node.output in needed:
+        if not needed.isdisjoint((node.output, *node.more)):
             needed.update(node.inputs)
             kept.append(node)
     return graph.rewritten(reversed(kept))

@@ -7,23 +7,25 @@ import numpy as np
 from ..graph import Graph, Node
 
 
-def drop_identities(graph: Graph) -> Graph:
+def drop_identities(graph: Graph, training: bool = False) -> Graph:
     stands_for: dict[int, int] = {}  # output of a removed node -> the tensor to read instead
     nodes = []
     for node in graph.nodes:
         node = node.replace(inputs=tuple(stands_for.get(tensor, tensor) for tensor in node.inputs))
-        if _is_identity(node, graph):
+        if _is_identity(node, graph, training):
             stands_for[node.output] = node.inputs[0]
         else:
             nodes.append(node)
     return graph.rewritten(nodes, [stands_for.get(tensor, tensor) for tensor in graph.outputs])
 
 
-def _is_identity(node: Node, graph: Graph) -> bool:
+def _is_identity(node: Node, graph: Graph, training: bool) -> bool:
     attrs = node.attrs
     match node.op:
         case "identity":
             return True
+        case "dropout":
+            return not training or attrs["rate"] == 0
         case "activation":
             return attrs["kind"] == "none"
         case "reshape":

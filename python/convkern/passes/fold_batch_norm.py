@@ -12,10 +12,10 @@ from .merge import CONVOLUTIONS, merge
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
-    return merge(graph, _fold)
+    return merge(graph, fold)
 
 
-def _fold(norm: Node, conv: Node) -> Node | None:
+def fold(norm: Node, conv: Node) -> Node | None:
     if norm.op != "batch_norm" or conv.op not in CONVOLUTIONS:
         return None
     if "activation" in conv.attrs or conv.attrs.get("residual", False):

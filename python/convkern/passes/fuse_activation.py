@@ -7,10 +7,10 @@ from .merge import CONVOLUTIONS, merge
 
 
 def fuse_activation(graph: Graph) -> Graph:
-    return merge(graph, _fuse)
+    return merge(graph, fuse)
 
 
-def _fuse(act: Node, producer: Node) -> Node | None:
+def fuse(act: Node, producer: Node) -> Node | None:
     if act.op != "activation" or producer.op not in (*CONVOLUTIONS, "binary", "batch_norm"):
         return None
     if "activation" in producer.attrs:

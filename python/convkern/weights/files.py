@@ -80,12 +80,12 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 from .torch_file import read_zip
 
                 return read_zip(file, archive)
+    if start[8:9] == b"{":  # before the next: the length of its header may begin with any byte
+        return _read_safetensors(path)
     if start.startswith(b"\x80"):
         from .torch_file import read_legacy
 
         return read_legacy(file)
-    if start[8:9] == b"{":
-        return _read_safetensors(path)
     raise WeightsError(f"neither a torch checkpoint nor .safetensors nor .npz: it starts with {start[:12]!r}")
 
 

@@ -35,6 +35,7 @@ TORCH_NAMES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
+TRAINING = "convkern.training/"  # tensors of a checkpoint that are no parameters
 COUNTER = "num_batches_tracked"  # torch's; means nothing to inference
 
 
@@ -134,9 +135,21 @@ def load_state_dict(model: Model, tensors: Mapping[str, np.ndarray], skip_mismat
     convkern.errors.WeightsError: 1 tensors do not fit a model of 2:
       fc.weight: shape (1, 3), want (1, 2)
     """
-    wanted = slots(model)
-    if tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    tensors = _bare(tensors)
+    wanted, problems = slots(model), mismatches(model, tensors)
+    lines = [f"{name}: {problem}" for name, problem in problems.items()]
+    if lines and not skip_mismatch:
+        shown = lines[:20] + ([f"... and {len(lines) - 20} more"] if len(lines) > 20 else [])
+        raise WeightsError(f"{len(lines)} tensors do not fit a model of {len(wanted)}:\n  " + "\n  ".join(shown))
+    for name, slot in wanted.items():
+        if name not in problems:
+            slot.read(tensors[name])
+    return lines
+
+
+def mismatches(model: Model, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """What keeps named tensors from filling a model: a sentence for each that is missing, extra or misshapen."""
+    wanted, tensors = slots(model), _bare(tensors)
     problems = {}
     for name, slot in wanted.items():
         if name not in tensors:
@@ -146,16 +159,16 @@ def load_state_dict(model: Model, tensors: Mapping[str, np.ndarray], skip_mismat
         elif tensors[name].dtype.kind != "f":
             problems[name] = f"elements of type {tensors[name].dtype}, want {slot.param.dtype}"
     for name, tensor in tensors.items():
-        if name not in wanted and name.rpartition(".")[2] != COUNTER:
+        if name not in wanted and name.rpartition(".")[2] != COUNTER and not name.startswith(TRAINING):
             problems[name] = f"not in the model, shape {tensor.shape}"
-    lines = [f"{name}: {problem}" for name, problem in problems.items()]
-    if lines and not skip_mismatch:
-        shown = lines[:20] + ([f"... and {len(lines) - 20} more"] if len(lines) > 20 else [])
-        raise WeightsError(f"{len(lines)} tensors do not fit a model of {len(wanted)}:\n  " + "\n  ".join(shown))
-    for name, slot in wanted.items():
-        if name not in problems:
-            slot.read(tensors[name])
-    return lines
+    return problems
+
+
+def _bare(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """Without the prefix that torch's DataParallel puts before every name."""
+    if tensors and all(name.startswith("module.") for name in tensors):
+        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def slots(model: Model) -> dict[str, Slot]:

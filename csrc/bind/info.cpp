@@ -128,6 +128,17 @@ void register_info(py::module_& m) {
           list_kernels(out, "map", t->Map, t->isa);
           list_kernels(out, "move", t->Move, t->isa);
           list_kernels(out, "resize", t->Resize, t->isa);
+          list_kernels(out, "conv_weight", t->ConvWeight, t->isa);
+          list_kernels(out, "pool_back", t->PoolBack, t->isa);
+          list_kernels(out, "norm_back", t->NormBack, t->isa);
+          list_kernels(out, "sum", t->Sum, t->isa);
+          list_kernels(out, "batch_norm", t->BatchNorm, t->isa);
+          list_kernels(out, "map_back", t->MapBack, t->isa);
+          list_kernels(out, "dropout", t->Dropout, t->isa);
+          list_kernels(out, "loss", t->Loss, t->isa);
+          list_kernels(out, "move_back", t->MoveBack, t->isa);
+          list_kernels(out, "resize_back", t->ResizeBack, t->isa);
+          list_kernels(out, "update", t->Update, t->isa);
         }
         return out;
       },

@@ -6,4 +6,5 @@ PYBIND11_MODULE(_core, m) {
   ck::register_errors();
   ck::register_info(m);
   ck::register_plan(m);
+  ck::register_update(m);
 }

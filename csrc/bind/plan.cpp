@@ -9,6 +9,7 @@
 
 #include "bind/bind.h"
 #include "bind/outputs.h"
+#include "core/activation.h"
 #include "core/parallel.h"
 
 namespace py = pybind11;
@@ -55,10 +56,11 @@ Buffer vector(const py::object& o, int bytes, const char* what) {
 
 std::shared_ptr<Parameter> make_parameter(const py::array& a, const py::object& scale) {
   const int bytes = dtype_bytes(a, "a weight");
-  if (a.ndim() != 5) shape_error("a weight has five dimensions (T, R, S, C/groups, K), got " + std::to_string(a.ndim()));
+  if (a.ndim() != 5 && a.ndim() != 1)
+    shape_error("a weight has five dimensions (T, R, S, C/groups, K), a vector one, got " + std::to_string(a.ndim()));
   if (!(a.flags() & py::array::c_style)) shape_error("a weight must be C-contiguous");
-  std::array<int64_t, 5> shape{};
-  for (int i = 0; i < 5; ++i) shape[i] = a.shape(i);
+  std::array<int64_t, 5> shape{1, 1, 1, 1, 1};
+  for (int i = 0; i < a.ndim(); ++i) shape[5 - a.ndim() + i] = a.shape(i);
   Buffer s = vector(scale, bytes, "scale");
   if (s.bytes() && s.bytes() != shape[4] * bytes) shape_error("scale needs " + std::to_string(shape[4]) + " values");
   // The array is released under the GIL, wherever the last plan that packs it dies.
@@ -69,17 +71,29 @@ std::shared_ptr<Parameter> make_parameter(const py::array& a, const py::object& 
   return std::make_shared<Parameter>(shape, bytes, a.data(), std::move(owner), std::move(s));
 }
 
-External external(const py::object& o, const Dims& dims, int bytes, int64_t& n, size_t i) {
+External external(const Plan& plan, const py::object& o, int64_t& n, size_t i) {
   const std::string what = "input " + std::to_string(i);
+  const int id = plan.inputs()[i], bytes = plan.is_index(id) ? 8 : plan.element_bytes();
+  const Dims& dims = plan.dims(id);
   if (!py::isinstance<py::array>(o)) dtype_error(what + " must be a numpy array");
   const py::array a = py::reinterpret_borrow<py::array>(o);
-  if (dtype_bytes(a, what.c_str()) != bytes)
+  if (plan.is_index(id)) {
+    if (!a.dtype().equal(py::dtype::of<int64_t>())) dtype_error(what + " is " + py::str(a.dtype()).cast<std::string>() + ", wanted int64");
+  } else if (dtype_bytes(a, what.c_str()) != bytes) {
     dtype_error(what + " is " + py::str(a.dtype()).cast<std::string>() + ", wanted " + (bytes == 4 ? "float32" : "float64"));
+  }
+  if (plan.is_total(id)) {
+    bool fits = a.ndim() == 4;
+    for (int d = 0; fits && d < 4; ++d) fits = a.shape(d) == dims[d];
+    if (!fits) shape_error(what + " has the shape " + py::str(a.attr("shape")).cast<std::string>() + ", wanted " + text(dims));
+    if (!(a.flags() & py::array::c_style)) unsupported(what + ", one for the batch, must be C-contiguous");
+    return {const_cast<void*>(a.data()), 0, dims[1] * dims[2] * dims[3], dims[2] * dims[3], dims[3], 1};
+  }
   bool fits = a.ndim() == 5;
   for (int d = 0; fits && d < 4; ++d) fits = a.shape(d + 1) == dims[d];
   if (!fits) shape_error(what + " has the shape " + py::str(a.attr("shape")).cast<std::string>() + ", wanted (N,) + " + text(dims));
-  if (i == 0) n = a.shape(0);
-  if (a.shape(0) != n) shape_error(what + " has " + std::to_string(a.shape(0)) + " images, input 0 has " + std::to_string(n));
+  if (n < 0) n = a.shape(0);
+  if (a.shape(0) != n) shape_error(what + " has " + std::to_string(a.shape(0)) + " images, the inputs before have " + std::to_string(n));
   int64_t stride[5];
   const int64_t dense[5] = {dims[0] * dims[1] * dims[2] * dims[3], dims[1] * dims[2] * dims[3], dims[2] * dims[3], dims[3], 1};
   for (int d = 0; d < 5; ++d) {
@@ -92,7 +106,7 @@ External external(const py::object& o, const Dims& dims, int bytes, int64_t& n, 
 }
 
 struct Inputs {
-  int64_t n = 0;
+  int64_t n = -1;
   std::vector<External> externals;
 };
 
@@ -100,8 +114,8 @@ Inputs read_inputs(const Plan& plan, const std::vector<py::object>& arrays) {
   if (arrays.size() != plan.inputs().size())
     shape_error("got " + std::to_string(arrays.size()) + " inputs, wanted " + std::to_string(plan.inputs().size()));
   Inputs in;
-  for (size_t i = 0; i < arrays.size(); ++i)
-    in.externals.push_back(external(arrays[i], plan.dims(plan.inputs()[i]), plan.element_bytes(), in.n, i));
+  for (size_t i = 0; i < arrays.size(); ++i) in.externals.push_back(external(plan, arrays[i], in.n, i));
+  if (in.n < 0) shape_error("a plan needs an input that says how many images there are");
   return in;
 }
 
@@ -124,8 +138,9 @@ std::vector<py::array> make_outputs(const Plan& plan, int64_t n, bool channels_f
   std::vector<py::array> arrays;
   for (int t : plan.outputs()) {
     const Dims& d = plan.dims(t);
-    const std::vector<py::ssize_t> shape =
-        channels_first ? std::vector<py::ssize_t>{n, d[3], d[0], d[1], d[2]} : std::vector<py::ssize_t>{n, d[0], d[1], d[2], d[3]};
+    const std::vector<py::ssize_t> shape = plan.is_total(t) ? std::vector<py::ssize_t>{d[0], d[1], d[2], d[3]}
+                                           : channels_first ? std::vector<py::ssize_t>{n, d[3], d[0], d[1], d[2]}
+                                                            : std::vector<py::ssize_t>{n, d[0], d[1], d[2], d[3]};
     const py::dtype type = plan.is_index(t)            ? py::dtype::of<int64_t>()
                            : plan.element_bytes() == 4 ? py::dtype::of<float>()
                                                        : py::dtype::of<double>();
@@ -182,6 +197,66 @@ ResizeKind resize_kind(const std::string& mode) {
   return it->second;
 }
 
+// A vector that a plan copies when it is built, or (training) one that it reads when it runs: a Parameter, or the id of a total.
+struct Vector {
+  Buffer copy;
+  int live = -1;
+};
+
+int live_vector(Plan& plan, const py::object& o) {
+  if (o.is_none()) return -1;
+  if (py::isinstance<Parameter>(o)) return plan.parameter(o.cast<std::shared_ptr<Parameter>>());
+  if (py::isinstance<py::int_>(o)) return o.cast<int>();
+  dtype_error("wanted a Parameter, the id of a total, or None, got " + py::str(py::type::of(o)).cast<std::string>());
+}
+
+Vector any_vector(Plan& plan, const py::object& o, const char* what) {
+  if (py::isinstance<Parameter>(o) || py::isinstance<py::int_>(o)) return {Buffer(), live_vector(plan, o)};
+  return {vector(o, plan.element_bytes(), what), -1};
+}
+
+PoolProblem window_problem(const std::string& kind, const Triple& out, const Triple& window, const Triple& stride, const Triple& pad_lo,
+                           const Triple& pad_hi, const Triple& dilation, bool count_include_pad, int64_t divisor, bool indices) {
+  PoolProblem p = pool_problem(kind, out, indices);
+  p.t = window[0], p.r = window[1], p.s = window[2];
+  p.stride_d = stride[0], p.stride_h = stride[1], p.stride_w = stride[2];
+  p.pad_d_lo = pad_lo[0], p.pad_h_lo = pad_lo[1], p.pad_w_lo = pad_lo[2];
+  p.pad_d_hi = pad_hi[0], p.pad_h_hi = pad_hi[1], p.pad_w_hi = pad_hi[2];
+  p.dil_d = dilation[0], p.dil_h = dilation[1], p.dil_w = dilation[2];
+  for (int i = 0; i < 3; ++i) {
+    if (window[i] < 1 || stride[i] < 1 || dilation[i] < 1) shape_error("window, stride and dilation of a pooling must be positive");
+    if (pad_lo[i] < 0 || pad_hi[i] < 0) shape_error("the padding of a pooling must not be negative");
+  }
+  p.count_include_pad = count_include_pad, p.divisor = divisor;
+  return p;
+}
+
+ResizeProblem resize_problem(const Dims& in, const Triple& out, const std::string& mode, bool align_corners,
+                             const std::array<double, 3>& scales) {
+  ResizeProblem p{};
+  p.z = out[0], p.p = out[1], p.q = out[2];
+  p.kind = resize_kind(mode), p.align_corners = align_corners;
+  double* const scale[3] = {&p.scale_d, &p.scale_h, &p.scale_w};
+  for (int i = 0; i < 3; ++i) {
+    if (out[i] < 1) shape_error("a resized image needs at least one pixel, got " + std::to_string(out[i]));
+    *scale[i] = align_corners   ? (out[i] > 1 ? static_cast<double>(in[i] - 1) / static_cast<double>(out[i] - 1) : 0.0)
+                : scales[i] > 0 ? scales[i]
+                                : static_cast<double>(in[i]) / static_cast<double>(out[i]);
+  }
+  return p;
+}
+
+LossKind loss_kind(const std::string& name) {
+  static const std::map<std::string, LossKind> kinds = {{"softmax_sparse", LossKind::kSparse},
+                                                        {"softmax_dense", LossKind::kDense},
+                                                        {"sigmoid", LossKind::kSigmoid},
+                                                        {"squared", LossKind::kSquared},
+                                                        {"absolute", LossKind::kAbsolute}};
+  const auto it = kinds.find(name);
+  if (it == kinds.end()) unsupported("no loss is called '" + name + "'");
+  return it->second;
+}
+
 py::list steps(const Plan& plan) {
   py::list out;
   for (const Plan::Info& i : plan.infos()) {
@@ -203,15 +278,20 @@ void register_plan(py::module_& m) {
                                                     "A weight (T, R, S, C/groups, K), kept by reference, and its packed forms.")
       .def(py::init(&make_parameter), "array"_a, "scale"_a = py::none())
       .def_property_readonly("shape", [](const Parameter& p) { return py::tuple(py::cast(p.shape)); })
+      .def("touch", &Parameter::touch, "The values were changed in place: the next run packs them again.")
       .def_property_readonly("packed_bytes", &Parameter::packed_bytes);
+
+  m.def(
+      "slope_from_output", [](const std::string& act, double a, double b) { return slope_from_output(activation(act, a, b)); }, "act"_a,
+      "act_a"_a = 0.0, "act_b"_a = 0.0, "Whether the gradient of an activation needs its output (else its input).");
 
   py::class_<Plan>(m, "Plan",
                    "A network as steps over one arena. Shapes are (D, H, W, C) of one image; methods that add a step return a tensor id.")
-      .def(py::init([](const std::string& dtype, bool exact, bool lean, bool strips) {
+      .def(py::init([](const std::string& dtype, bool exact, bool lean, bool strips, bool training) {
              if (dtype != "float32" && dtype != "float64") dtype_error("a plan computes in float32 or float64, got " + dtype);
-             return std::make_unique<Plan>(dtype == "float64", exact, lean, strips);
+             return std::make_unique<Plan>(dtype == "float64", exact, lean, strips, training);
            }),
-           "dtype"_a = "float32", "exact"_a = false, "lean"_a = false, "strips"_a = true)
+           "dtype"_a = "float32", "exact"_a = false, "lean"_a = false, "strips"_a = true, "training"_a = false)
       .def("input", &Plan::input, "shape"_a)
       .def("buffer", &Plan::buffer, "shape"_a)
       .def("channel_slice", &Plan::channel_slice, "x"_a, "first"_a, "count"_a)
@@ -223,7 +303,8 @@ void register_plan(py::module_& m) {
              double act_a, double act_b, const std::string& algo, int out, const std::string& label) {
             const Plan::ConvOptions o{stride, pad_lo, pad_hi, dilation, output_padding, groups, transposed, activation(act, act_a, act_b),
                                       algo};
-            return plan.conv(x, weight, vector(bias, plan.element_bytes(), "bias"), residual, o, out, label);
+            Vector b = any_vector(plan, bias, "bias");
+            return plan.conv(x, weight, std::move(b.copy), residual, o, out, label, b.live);
           },
           "x"_a, "weight"_a, "bias"_a = py::none(), "residual"_a = -1, py::kw_only(), "stride"_a = Triple{1, 1, 1},
           "pad_lo"_a = Triple{0, 0, 0}, "pad_hi"_a = Triple{0, 0, 0}, "dilation"_a = Triple{1, 1, 1}, "groups"_a = 1,
@@ -233,18 +314,8 @@ void register_plan(py::module_& m) {
           "pool",
           [](Plan& plan, int x, const std::string& kind, Triple window, Triple stride, Triple pad_lo, Triple pad_hi, Triple dilation,
              Triple out, bool count_include_pad, int64_t divisor, bool indices, int target, const std::string& label) {
-            PoolProblem p = pool_problem(kind, out, indices);
-            p.t = window[0], p.r = window[1], p.s = window[2];
-            p.stride_d = stride[0], p.stride_h = stride[1], p.stride_w = stride[2];
-            p.pad_d_lo = pad_lo[0], p.pad_h_lo = pad_lo[1], p.pad_w_lo = pad_lo[2];
-            p.pad_d_hi = pad_hi[0], p.pad_h_hi = pad_hi[1], p.pad_w_hi = pad_hi[2];
-            p.dil_d = dilation[0], p.dil_h = dilation[1], p.dil_w = dilation[2];
-            for (int i = 0; i < 3; ++i) {
-              if (window[i] < 1 || stride[i] < 1 || dilation[i] < 1)
-                shape_error("window, stride and dilation of a pooling must be positive");
-              if (pad_lo[i] < 0 || pad_hi[i] < 0) shape_error("the padding of a pooling must not be negative");
-            }
-            p.count_include_pad = count_include_pad, p.divisor = divisor;
+            const PoolProblem p =
+                window_problem(kind, out, window, stride, pad_lo, pad_hi, dilation, count_include_pad, divisor, indices);
             return pool_result(plan.pool(x, p, target, label), indices);
           },
           "x"_a, "kind"_a, py::kw_only(), "window"_a, "stride"_a, "pad_lo"_a = Triple{0, 0, 0}, "pad_hi"_a = Triple{0, 0, 0},
@@ -264,8 +335,8 @@ void register_plan(py::module_& m) {
              const std::string& label) {
             NormProblem p{};
             p.kind = NormKind::kScaleShift, p.act = activation(act, a, b);
-            const int bytes = plan.element_bytes();
-            return plan.norm(x, p, vector(scale, bytes, "scale"), vector(shift, bytes, "shift"), "scale_shift", label);
+            Vector a1 = any_vector(plan, scale, "scale"), b1 = any_vector(plan, shift, "shift");
+            return plan.norm(x, p, std::move(a1.copy), std::move(b1.copy), "scale_shift", label, a1.live, b1.live);
           },
           "x"_a, "scale"_a, "shift"_a, "act"_a = "none", "act_a"_a = 0.0, "act_b"_a = 0.0, "label"_a = "")
       .def(
@@ -273,8 +344,8 @@ void register_plan(py::module_& m) {
           [](Plan& plan, int x, const py::object& gamma, const py::object& beta, double eps, const std::string& label) {
             NormProblem p{};
             p.kind = NormKind::kLayerNorm, p.eps = eps;
-            const int bytes = plan.element_bytes();
-            return plan.norm(x, p, vector(gamma, bytes, "gamma"), vector(beta, bytes, "beta"), "layer_norm", label);
+            Vector g = any_vector(plan, gamma, "gamma"), b = any_vector(plan, beta, "beta");
+            return plan.norm(x, p, std::move(g.copy), std::move(b.copy), "layer_norm", label, g.live, b.live);
           },
           "x"_a, "gamma"_a, "beta"_a, "eps"_a, "label"_a = "")
       .def(
@@ -317,20 +388,160 @@ void register_plan(py::module_& m) {
           "resize",
           [](Plan& plan, int x, Triple out, const std::string& mode, bool align_corners, std::array<double, 3> scales,
              const std::string& label) {
-            ResizeProblem p{};
-            p.z = out[0], p.p = out[1], p.q = out[2];
-            p.kind = resize_kind(mode), p.align_corners = align_corners;
-            const Dims in = plan.dims(x);
-            double* const scale[3] = {&p.scale_d, &p.scale_h, &p.scale_w};
-            for (int i = 0; i < 3; ++i) {
-              if (out[i] < 1) shape_error("a resized image needs at least one pixel, got " + std::to_string(out[i]));
-              *scale[i] = align_corners   ? (out[i] > 1 ? static_cast<double>(in[i] - 1) / static_cast<double>(out[i] - 1) : 0.0)
-                          : scales[i] > 0 ? scales[i]
-                                          : static_cast<double>(in[i]) / static_cast<double>(out[i]);
-            }
+            const ResizeProblem p = resize_problem(plan.dims(x), out, mode, align_corners, scales);
             return plan.resize(x, p, label);
           },
           "x"_a, "out"_a, "mode"_a = "nearest", "align_corners"_a = false, "scales"_a = std::array<double, 3>{0, 0, 0}, "label"_a = "")
+      .def("total_input", &Plan::total_input, "shape"_a, "An input without the image dimension: one for the batch.")
+      .def("index_input", &Plan::index_input, "shape"_a, "An input of int64 positions, as max pooling writes them.")
+      .def("parameter", &Plan::parameter, "parameter"_a, "The values of a Parameter (T,R,S,C/G*K) as a total, read when the plan runs.")
+      .def(
+          "conv_backward_data",
+          [](Plan& plan, int dy, const std::shared_ptr<Parameter>& weight, Dims in_shape, Triple stride, Triple pad_lo, Triple pad_hi,
+             Triple dilation, int64_t groups, bool transposed, int add, const std::string& algo, const std::string& label) {
+            const Plan::ConvOptions o{stride, pad_lo, pad_hi, dilation, {0, 0, 0}, groups, transposed, {Act::kNone, 0, 0}, algo};
+            return plan.conv_backward_data(dy, weight, in_shape, add, o, label);
+          },
+          "dy"_a, "weight"_a, "in_shape"_a, py::kw_only(), "stride"_a = Triple{1, 1, 1}, "pad_lo"_a = Triple{0, 0, 0},
+          "pad_hi"_a = Triple{0, 0, 0}, "dilation"_a = Triple{1, 1, 1}, "groups"_a = 1, "transposed"_a = false, "add"_a = -1,
+          "algo"_a = "", "label"_a = "")
+      .def(
+          "conv_backward_weight",
+          [](Plan& plan, int x, int dy, Triple kernel, Triple stride, Triple pad_lo, Triple pad_hi, Triple dilation, int64_t groups,
+             bool transposed, const std::string& algo, const std::string& label) {
+            const Plan::ConvOptions o{stride, pad_lo, pad_hi, dilation, {0, 0, 0}, groups, transposed, {Act::kNone, 0, 0}, algo};
+            return plan.conv_backward_weight(x, dy, kernel, o, label);
+          },
+          "x"_a, "dy"_a, py::kw_only(), "kernel"_a, "stride"_a = Triple{1, 1, 1}, "pad_lo"_a = Triple{0, 0, 0},
+          "pad_hi"_a = Triple{0, 0, 0}, "dilation"_a = Triple{1, 1, 1}, "groups"_a = 1, "transposed"_a = false, "algo"_a = "",
+          "label"_a = "")
+      .def("sum", &Plan::sum, "x"_a, "times"_a = -1, py::kw_only(), "shape"_a, "total"_a = true, "factor"_a = 1.0, "mean"_a = false,
+           "label"_a = "")
+      .def(
+          "max_pool_backward",
+          [](Plan& plan, int dy, int index, Dims in_shape, Triple window, Triple stride, Triple pad_lo, Triple pad_hi, Triple dilation,
+             const std::string& label) {
+            const Dims out = plan.dims(dy);
+            return plan.pool_backward(
+                dy, index, in_shape,
+                window_problem("max", {out[0], out[1], out[2]}, window, stride, pad_lo, pad_hi, dilation, true, 0, true), label);
+          },
+          "dy"_a, "index"_a, "in_shape"_a, py::kw_only(), "window"_a, "stride"_a, "pad_lo"_a = Triple{0, 0, 0},
+          "pad_hi"_a = Triple{0, 0, 0}, "dilation"_a = Triple{1, 1, 1}, "label"_a = "")
+      .def(
+          "avg_pool_backward",
+          [](Plan& plan, int dy, Dims in_shape, Triple window, Triple stride, Triple pad_lo, Triple pad_hi, Triple dilation,
+             bool count_include_pad, int64_t divisor, const std::string& label) {
+            const Dims out = plan.dims(dy);
+            return plan.pool_backward(dy, -1, in_shape,
+                                      window_problem("avg", {out[0], out[1], out[2]}, window, stride, pad_lo, pad_hi, dilation,
+                                                     count_include_pad, divisor, false),
+                                      label);
+          },
+          "dy"_a, "in_shape"_a, py::kw_only(), "window"_a, "stride"_a, "pad_lo"_a = Triple{0, 0, 0}, "pad_hi"_a = Triple{0, 0, 0},
+          "dilation"_a = Triple{1, 1, 1}, "count_include_pad"_a = true, "divisor"_a = 0, "label"_a = "")
+      .def(
+          "adaptive_pool_backward",
+          [](Plan& plan, int dy, Dims in_shape, const std::string& kind, int index, const std::string& label) {
+            const Dims out = plan.dims(dy);
+            PoolProblem p = pool_problem(kind, {out[0], out[1], out[2]}, kind == "max");
+            p.adaptive = 1;
+            return plan.pool_backward(dy, index, in_shape, p, label);
+          },
+          "dy"_a, "in_shape"_a, "kind"_a, "index"_a = -1, "label"_a = "")
+      .def(
+          "batch_norm_train",
+          [](Plan& plan, int x, const py::object& gamma, const py::object& beta, double eps, int residual, const std::string& act,
+             double act_a, double act_b, const std::string& label) {
+            const Plan::BatchNorm r = plan.batch_norm_train(x, live_vector(plan, gamma), live_vector(plan, beta), residual, eps,
+                                                            activation(act, act_a, act_b), label);
+            return py::make_tuple(r.y, r.mean, r.var);
+          },
+          "x"_a, "gamma"_a, "beta"_a, "eps"_a, py::kw_only(), "residual"_a = -1, "act"_a = "none", "act_a"_a = 0.0, "act_b"_a = 0.0,
+          "label"_a = "", "(y, mean, biased variance)")
+      .def(
+          "batch_norm_backward",
+          [](Plan& plan, int dy, int x, int mean, int var, const py::object& gamma, const py::object& beta, double eps,
+             const std::string& act, double act_a, double act_b, const std::string& label) {
+            const Plan::NormGrad r = plan.batch_norm_backward(dy, x, mean, var, live_vector(plan, gamma), live_vector(plan, beta), eps,
+                                                              activation(act, act_a, act_b), label);
+            return py::make_tuple(r.dx, r.dscale, r.dshift);
+          },
+          "dy"_a, "x"_a, "mean"_a, "var"_a, "gamma"_a, "beta"_a, "eps"_a, py::kw_only(), "act"_a = "none", "act_a"_a = 0.0,
+          "act_b"_a = 0.0, "label"_a = "", "(dx, dgamma, dbeta); beta matters only to an activation")
+      .def(
+          "scale_shift_backward",
+          [](Plan& plan, int dy, int x, const py::object& scale, const std::string& label) {
+            const Plan::NormGrad r = plan.scale_shift_backward(dy, x, live_vector(plan, scale), label);
+            return py::make_tuple(r.dx, r.dscale, r.dshift);
+          },
+          "dy"_a, "x"_a, "scale"_a, "label"_a = "")
+      .def(
+          "layer_norm_backward",
+          [](Plan& plan, int dy, int x, const py::object& gamma, double eps, const std::string& label) {
+            NormProblem p{};
+            p.kind = NormKind::kLayerNorm, p.eps = eps;
+            const Plan::NormGrad r = plan.norm_backward(dy, x, p, live_vector(plan, gamma), "layer_norm_backward", label);
+            return py::make_tuple(r.dx, r.dscale, r.dshift);
+          },
+          "dy"_a, "x"_a, "gamma"_a, "eps"_a, "label"_a = "")
+      .def(
+          "lrn_backward",
+          [](Plan& plan, int dy, int x, int64_t size, double alpha, double beta, double k, const std::string& label) {
+            if (size < 1) shape_error("the size of a local response norm must be positive, got " + std::to_string(size));
+            NormProblem p{};
+            p.kind = NormKind::kLrn, p.size = size, p.alpha = alpha, p.beta = beta, p.k = k;
+            return plan.norm_backward(dy, x, p, -1, "lrn_backward", label).dx;
+          },
+          "dy"_a, "x"_a, "size"_a, "alpha"_a, "beta"_a, "k"_a, "label"_a = "")
+      .def(
+          "softmax_backward",
+          [](Plan& plan, int dy, int y, bool log, const std::string& label) {
+            NormProblem p{};
+            p.kind = log ? NormKind::kLogSoftmax : NormKind::kSoftmax;
+            return plan.norm_backward(dy, y, p, -1, log ? "log_softmax_backward" : "softmax_backward", label).dx;
+          },
+          "dy"_a, "y"_a, "log"_a = false, "label"_a = "")
+      .def(
+          "activation_backward",
+          [](Plan& plan, int dy, int saved, const std::string& act, double a, double b, const std::string& label) {
+            return plan.activation_backward(dy, saved, activation(act, a, b), label);
+          },
+          "dy"_a, "saved"_a, "act"_a, "act_a"_a = 0.0, "act_b"_a = 0.0, "label"_a = "",
+          "`saved` is the activation's output where slope_from_output() says so, else its input.")
+      .def(
+          "binary_backward",
+          [](Plan& plan, int dy, int a, int b, const std::string& op, bool need_a, bool need_b, const std::string& label) {
+            return plan.binary_backward(dy, a, b, map_kind(op), need_a, need_b, label);
+          },
+          "dy"_a, "a"_a, "b"_a, "op"_a, "need_a"_a = true, "need_b"_a = true, "label"_a = "")
+      .def("dropout", &Plan::dropout, "x"_a, "step"_a = -1, py::kw_only(), "rate"_a, "seed"_a = 0, "per_image"_a = false, "label"_a = "",
+           "The mask depends on the seed, the step (a total of one number) and the element; on dy it is the gradient.")
+      .def(
+          "loss",
+          [](Plan& plan, int x, int target, const std::string& kind, int weight, double smoothing, bool mean, double scale,
+             const std::string& label) {
+            LossProblem p{};
+            p.kind = loss_kind(kind), p.smoothing = smoothing, p.mean = mean, p.scale = scale;
+            return plan.loss(x, target, weight, p, label);
+          },
+          "x"_a, "target"_a, "kind"_a, "weight"_a = -1, py::kw_only(), "smoothing"_a = 0.0, "mean"_a = true, "scale"_a = 1.0, "label"_a = "",
+          "(the loss of each pixel, dx): softmax_sparse, softmax_dense, sigmoid (of logits), squared, absolute.")
+      .def(
+          "pad_backward",
+          [](Plan& plan, int dy, Dims in_shape, Dims lo, Dims hi, const std::string& mode, const std::string& label) {
+            return plan.pad_backward(dy, in_shape, lo, hi, border(mode), label);
+          },
+          "dy"_a, "in_shape"_a, "lo"_a, "hi"_a, "mode"_a = "constant", "label"_a = "")
+      .def(
+          "resize_backward",
+          [](Plan& plan, int dy, Dims in_shape, const std::string& mode, bool align_corners, std::array<double, 3> scales,
+             const std::string& label) {
+            const Dims out = plan.dims(dy);
+            return plan.resize_backward(dy, in_shape, resize_problem(in_shape, {out[0], out[1], out[2]}, mode, align_corners, scales), label);
+          },
+          "dy"_a, "in_shape"_a, "mode"_a = "nearest", "align_corners"_a = false, "scales"_a = std::array<double, 3>{0, 0, 0}, "label"_a = "")
+      .def("is_total", &Plan::is_total, "x"_a)
       .def("finish", &Plan::finish, "outputs"_a)
       .def(
           "run",
@@ -365,7 +576,9 @@ void register_plan(py::module_& m) {
           "inputs"_a, "threads"_a = 0, "repeat"_a = 1)
       .def("steps", &steps)
       .def("shape", &Plan::dims, "x"_a)
-      .def_property_readonly("arena_bytes", [](const Plan& plan) { return plan.arena_elements() * plan.element_bytes(); });
+      .def_property_readonly("arena_bytes", [](const Plan& plan) { return plan.arena_elements() * plan.element_bytes(); })
+      .def_property_readonly("total_bytes", [](const Plan& plan) { return plan.total_elements() * plan.element_bytes(); },
+                             "Memory for totals, whatever the number of images.");
 }
 
 }  // namespace ck

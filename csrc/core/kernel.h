@@ -54,6 +54,93 @@ struct Kernel {
   void (*pack)(const Problem&, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) = nullptr;
 };
 
+// Training. The rows of these families may run in phases: all tasks of one are done before the next begins. Between them stands `shared`, one for
+// all threads, where a first phase leaves partial sums of chunks whose number depends on the problem and the images alone, and a second adds
+// them in order: the same bits for any number of threads.
+
+struct ConvWeightArgs {
+  View x, dy;  // of the forward convolution
+  void* dw;    // T R S C/G K
+};
+
+struct PoolBackArgs {
+  View dy, index;  // index: max only
+  View dx;
+};
+
+struct NormBackArgs {
+  View dy, saved;  // x; softmax and log-softmax: y
+  const void* scale;
+  View dx;
+  void *dscale, *dshift;  // layer norm; or null
+};
+
+struct SumArgs {
+  View a, b;
+  View y;  // a total: image stride 0
+};
+
+struct BatchNormArgs {
+  View x, dy;
+  View residual;
+  const void *gamma, *beta;  // or null: 1 and 0
+  void *mean, *var;          // written forward, read backward
+  View y;                    // y or dx
+  void *dgamma, *dbeta;
+};
+
+struct MapBackArgs {
+  View dy, a, b, dx;
+};
+
+struct DropoutArgs {
+  View x, y;
+  const void* step;  // one number, or null for 0
+};
+
+struct LossArgs {
+  View x, label, weight;
+  View loss, dx;  // loss: one channel
+};
+
+struct MoveBackArgs {
+  View dy, dx;
+};
+
+struct ResizeBackArgs {
+  View dy, dx;
+};
+
+struct UpdateArgs {
+  void* w;
+  const void* g;
+  void *m, *v;  // sgd: m = momentum or null; adam: both; rmsprop: v, and m if it has momentum
+};
+
+template <class Problem, class Args>
+struct PhasedKernel {
+  const char* name;
+  const char* (*refuse)(const Problem&);
+  double (*cost)(const Problem&);
+  int64_t (*scratch_bytes)(const Problem&);
+  int64_t (*shared_bytes)(const Problem&, int64_t images);
+  int phases;
+  int64_t (*tasks)(const Problem&, int64_t images, int phase);
+  void (*run)(const Problem&, const Args&, int64_t images, int phase, int64_t first, int64_t last, void* scratch, void* shared);
+};
+
+using ConvWeightKernel = PhasedKernel<ConvProblem, ConvWeightArgs>;
+using PoolBackKernel = PhasedKernel<PoolProblem, PoolBackArgs>;
+using NormBackKernel = PhasedKernel<NormProblem, NormBackArgs>;
+using SumKernel = PhasedKernel<SumProblem, SumArgs>;
+using BatchNormKernel = PhasedKernel<BatchNormProblem, BatchNormArgs>;
+using MapBackKernel = PhasedKernel<MapBackProblem, MapBackArgs>;
+using DropoutKernel = PhasedKernel<DropoutProblem, DropoutArgs>;
+using LossKernel = PhasedKernel<LossProblem, LossArgs>;
+using MoveBackKernel = PhasedKernel<MoveProblem, MoveBackArgs>;
+using ResizeBackKernel = PhasedKernel<ResizeProblem, ResizeBackArgs>;
+using UpdateKernel = PhasedKernel<UpdateProblem, UpdateArgs>;
+
 using ConvKernel = Kernel<ConvProblem, ConvArgs>;
 using PoolKernel = Kernel<PoolProblem, PoolArgs>;
 using NormKernel = Kernel<NormProblem, NormArgs>;

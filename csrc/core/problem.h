@@ -115,4 +115,75 @@ struct ResizeProblem {
   ResizeKind kind;
 };
 
+// Training. The problem of a gradient is that of its forward operator (ConvProblem, PoolProblem, NormProblem, MoveProblem, ResizeProblem),
+// or one of these. "Total": one for the batch, without the image dimension.
+
+// y = factor * sum of a (or of a * b) over the dimensions in which y has size 1, and over the images if y is a total.
+struct SumProblem {
+  int64_t d, h, w, c;
+  int64_t yd, yh, yw, yc;  // equal to d h w c, or 1
+  int32_t total, product;
+  int32_t mean;  // 1: also divided by the number of terms
+  double factor;
+};
+
+// Batch norm with the statistics of the batch; mean and (biased) variance are totals.
+struct BatchNormProblem {
+  int64_t d, h, w, c;
+  int32_t backward;  // 1: from dy to dx, dgamma, dbeta
+  int32_t residual;  // forward: a tensor is added before the activation
+  double eps;
+  Activation act;  // none or a clamp; backward: dy is zero where the clamp was active
+};
+
+enum class MapBackKind : int32_t { kActivation, kMax, kMin };
+
+// dx of an activation from its output or its input; dx of max and min for the first operand, ties halved.
+struct MapBackProblem {
+  int64_t d, h, w, c;
+  int64_t ad, ah, aw, ac;  // the saved tensor (kMax, kMin: the operand whose gradient it is); equal or 1
+  int64_t bd, bh, bw, bc;  // kMax, kMin: the other operand
+  MapBackKind kind;
+  int32_t from_output;
+  Activation act;
+};
+
+// y = x * mask / (1 - rate); the mask depends on the seed, the step and the element alone (core/random.h).
+struct DropoutProblem {
+  int64_t d, h, w, c;
+  double rate;
+  uint64_t seed;
+  int32_t per_image;  // 1: an image is kept or dropped as a whole (stochastic depth)
+};
+
+enum class LossKind : int32_t { kSparse, kDense, kSigmoid, kSquared, kAbsolute };
+
+// The loss of each pixel and the gradient of its prediction, in one go.
+//   kSparse    softmax cross-entropy, the label is a class (negative: the pixel does not count); kDense: the label is a distribution
+//   kSigmoid   binary cross-entropy of logits, kSquared and kAbsolute of anything: means over the channels
+struct LossProblem {
+  int64_t d, h, w, c;
+  LossKind kind;
+  int32_t weighted;  // 1: each pixel has a weight
+  int32_t mean;      // 1: the gradient is divided by the number of pixels of the batch
+  double smoothing;  // labels: label * (1 - smoothing) + smoothing / classes (kSigmoid: / 2)
+  double scale;      // of the gradient
+};
+
+enum class UpdateKind : int32_t { kSgd, kAdam, kRmsprop };
+
+// One step of an optimizer on a tensor; formulas are torch.optim's.
+struct UpdateProblem {
+  int64_t count;
+  UpdateKind kind;
+  double rate, decay;
+  double momentum, dampening;       // sgd, rmsprop
+  double beta1, beta2, eps;         // adam; rmsprop: beta2 = alpha
+  double correction1, correction2;  // adam: 1 - beta^t
+  int32_t nesterov, decoupled;      // decoupled: AdamW's weight decay
+  int32_t first;                    // sgd: the momentum starts as the gradient
+  int32_t eps_inside;               // rmsprop, adam: the root is taken of v + eps (Keras' old form); 0: root + eps
+  double scale;                     // of the gradient, before all else
+};
+
 }  // namespace ck

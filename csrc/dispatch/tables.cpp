@@ -41,7 +41,7 @@ namespace {
 
 #define CK_KERNEL(family, name) t.family.push_back(&base::name);
 Table make_base() {
-  Table t{"base", 4, base::fma_loop, {}, {}, {}, {}, {}, {}};
+  Table t{"base", 4, base::fma_loop};
 #include "cpu/kernels.def"
   return t;
 }
@@ -50,14 +50,14 @@ Table make_base() {
 #if defined(__x86_64__)
 #define CK_KERNEL(family, name) t.family.push_back(&avx2::name);
 Table make_avx2() {
-  Table t{"avx2", 8, avx2::fma_loop, {}, {}, {}, {}, {}, {}};
+  Table t{"avx2", 8, avx2::fma_loop};
 #include "cpu/kernels.def"
   return t;
 }
 #undef CK_KERNEL
 #define CK_KERNEL(family, name) t.family.push_back(&avx512::name);
 Table make_avx512() {
-  Table t{"avx512", 16, avx512::fma_loop, {}, {}, {}, {}, {}, {}};
+  Table t{"avx512", 16, avx512::fma_loop};
 #include "cpu/kernels.def"
   return t;
 }
@@ -68,7 +68,7 @@ Table make_avx512() {
 #define CK_KERNEL(family, name)
 #define CK_REFERENCE(family, name) t.family.push_back(&ref::name##64);
 Table make_reference64() {
-  Table t{"reference64", 1, nullptr, {}, {}, {}, {}, {}, {}};
+  Table t{"reference64", 1, nullptr};
 #include "cpu/kernels.def"
   return t;
 }

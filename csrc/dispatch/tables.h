@@ -13,12 +13,23 @@ struct Table {
   const char* isa;
   int lanes;
   double (*fma_loop)(int64_t iterations);  // runs a loop of pure FMAs, returns the FLOPs it did
-  std::vector<const ConvKernel*> Conv;
-  std::vector<const PoolKernel*> Pool;
-  std::vector<const NormKernel*> Norm;
-  std::vector<const MapKernel*> Map;
-  std::vector<const MoveKernel*> Move;
-  std::vector<const ResizeKernel*> Resize;
+  std::vector<const ConvKernel*> Conv{};
+  std::vector<const PoolKernel*> Pool{};
+  std::vector<const NormKernel*> Norm{};
+  std::vector<const MapKernel*> Map{};
+  std::vector<const MoveKernel*> Move{};
+  std::vector<const ResizeKernel*> Resize{};
+  std::vector<const ConvWeightKernel*> ConvWeight{};
+  std::vector<const PoolBackKernel*> PoolBack{};
+  std::vector<const NormBackKernel*> NormBack{};
+  std::vector<const SumKernel*> Sum{};
+  std::vector<const BatchNormKernel*> BatchNorm{};
+  std::vector<const MapBackKernel*> MapBack{};
+  std::vector<const DropoutKernel*> Dropout{};
+  std::vector<const LossKernel*> Loss{};
+  std::vector<const MoveBackKernel*> MoveBack{};
+  std::vector<const ResizeBackKernel*> ResizeBack{};
+  std::vector<const UpdateKernel*> Update{};
 };
 
 std::vector<const Table*> tables();  // what this machine can run, best first

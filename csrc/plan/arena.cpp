@@ -10,6 +10,12 @@
 namespace ck {
 
 void Plan::plan_arena() {
+  arena_elements_ = place_roots(false);
+  total_elements_ = place_roots(true);  // behind the images, however many there are
+}
+
+int64_t Plan::place_roots(bool totals) {
+  int64_t end = 0;
   constexpr int64_t kAlign = 16;  // elements: a 64-byte line of floats
   std::vector<int> order(roots_.size());
   std::iota(order.begin(), order.end(), 0);
@@ -17,7 +23,7 @@ void Plan::plan_arena() {
   std::vector<int> placed;
   for (int id : order) {
     Root& root = roots_[id];
-    if (root.is_input || root.last < 0) continue;  // a caller's, or never made (strips)
+    if (root.total != totals || root.is_input || root.last < 0) continue;  // another pool, a caller's, or never made (strips)
     // An int64 index needs 8 bytes an element: two float elements.
     const int64_t size = (root.size * (root.is_index ? 8 : element_bytes_) / element_bytes_ + kAlign - 1) / kAlign * kAlign;
     std::vector<std::pair<int64_t, int64_t>> taken;  // [from, to) of the roots that live at the same time
@@ -35,9 +41,10 @@ void Plan::plan_arena() {
       at = std::max(at, to);
     }
     root.offset = at;
-    arena_elements_ = std::max(arena_elements_, at + size);
+    end = std::max(end, at + size);
     placed.push_back(id);
   }
+  return end;
 }
 
 }  // namespace ck

@@ -47,16 +47,15 @@ std::string text(const Dims& dims) {
          ")";
 }
 
-std::shared_ptr<const Buffer> Parameter::packed(const ConvKernel& kernel, const ConvProblem& problem) {
+std::shared_ptr<Packed> Parameter::packed(const ConvKernel& kernel, const ConvProblem& problem, Form form) {
+  if (form != Form::kForward && scaled()) unsupported("a weight with a folded scale has no gradient");
   const std::lock_guard<std::mutex> lock(mutex_);
   const int64_t bytes = kernel.packed_bytes(problem);
-  auto& slot = packed_[{&kernel, bytes, problem.groups}];
+  auto& slot = packed_[{&kernel, bytes, problem.groups, form}];
   if (!slot) {
-    Buffer memory(bytes);
-    const void* scale = scale_.bytes() ? scale_.data() : nullptr;
-    parallel_ranges(kernel.pack_tasks(problem), num_threads(),
-                    [&](int, int64_t first, int64_t last) { kernel.pack(problem, data_, scale, memory.data(), first, last); });
-    slot = std::make_shared<const Buffer>(std::move(memory));
+    slot = std::make_shared<Packed>();
+    slot->kernel = &kernel, slot->problem = problem, slot->form = form;
+    slot->memory = Buffer(bytes);
   }
   return slot;
 }
@@ -64,12 +63,17 @@ std::shared_ptr<const Buffer> Parameter::packed(const ConvKernel& kernel, const 
 int64_t Parameter::packed_bytes() {
   const std::lock_guard<std::mutex> lock(mutex_);
   int64_t sum = 0;
-  for (const auto& [key, buffer] : packed_) sum += buffer->bytes();
+  for (const auto& [key, packed] : packed_) sum += packed->memory.bytes();
   return sum;
 }
 
-Plan::Plan(bool float64, bool exact, bool lean, bool strips)
-    : element_bytes_(float64 ? 8 : 4), exact_(exact), lean_(lean), strips_(strips && !float64), table_(float64 ? reference64() : table()) {}
+Plan::Plan(bool float64, bool exact, bool lean, bool strips, bool training)
+    : element_bytes_(float64 ? 8 : 4),
+      exact_(exact),
+      lean_(lean),
+      strips_(strips && !float64 && !training),
+      training_(training),
+      table_(float64 ? reference64() : table()) {}
 
 const Plan::Tensor& Plan::tensor(int t) const {
   if (t < 0 || t >= static_cast<int>(tensors_.size())) shape_error("no tensor has the id " + std::to_string(t));
@@ -81,8 +85,8 @@ int Plan::add_tensor(const Dims& dims, int root, int64_t offset, int64_t pixel) 
   return static_cast<int>(tensors_.size()) - 1;
 }
 
-int Plan::new_tensor(const Dims& dims, bool is_index) {
-  roots_.push_back({elements(dims), false, is_index, 1 << 30, -1, 0, 0});
+int Plan::new_tensor(const Dims& dims, bool is_index, bool total) {
+  roots_.push_back({elements(dims), false, is_index, 1 << 30, -1, 0, 0, total});
   return add_tensor(dims, static_cast<int>(roots_.size()) - 1, 0, dims[3]);
 }
 
@@ -107,7 +111,7 @@ int Plan::reshape(int x, const Dims& dims) {
   Tensor base = tensor(x);
   if (elements(dims) != elements(base.dims)) shape_error("cannot reshape " + text(base.dims) + " to " + text(dims));
   if (base.pixel != base.dims[3]) {  // a channel slice has gaps
-    x = move(x, new_tensor(base.dims), {}, "copy", "reshape");
+    x = move(x, new_tensor(base.dims, false, is_total(x)), {}, "copy", "reshape");
     base = tensor(x);
   }
   ++roots_[base.root].aliases;
@@ -141,16 +145,13 @@ void Plan::add_step(const std::vector<const K*>& rows, const P& problem, Step st
   info.bytes += element_bytes_ * (elements(info.in) + elements(info.out) + (step.x2 >= 0 ? elements(tensor(step.x2).dims) : 0));
   step.call = Call<K, P>{choice.kernel, problem};
   const int index = static_cast<int>(steps_.size());
-  for (int t : {step.x, step.x2, step.y, step.index}) use(t, index);
+  each_tensor(step, [&](int t) { use(t, index); });
   steps_.push_back(std::move(step));
   infos_.push_back(std::move(info));
 }
 
-int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int residual, const ConvOptions& o, int out,
-               const std::string& label) {
-  const Dims in = tensor(x).dims;
-  const auto& w = weight->shape;
-  if (weight->element_bytes != element_bytes_) dtype_error("the weight's type is not the plan's");
+// The problem of a convolution without its epilogue; checks the options.
+ConvProblem Plan::conv_problem(const Dims& in, const std::array<int64_t, 5>& w, const ConvOptions& o) const {
   if (o.groups < 1 || in[3] % o.groups || w[4] % o.groups)
     shape_error("groups=" + std::to_string(o.groups) + " must divide the channels " + std::to_string(in[3]) + " and the filters " +
                 std::to_string(w[4]));
@@ -169,18 +170,43 @@ int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int
   p.pad_d_lo = o.pad_lo[0], p.pad_h_lo = o.pad_lo[1], p.pad_w_lo = o.pad_lo[2];
   p.pad_d_hi = o.pad_hi[0], p.pad_h_hi = o.pad_hi[1], p.pad_w_hi = o.pad_hi[2];
   p.dil_d = o.dilation[0], p.dil_h = o.dilation[1], p.dil_w = o.dilation[2];
-  p.groups = o.groups, p.transposed = o.transposed, p.exact = exact_, p.lean = lean_, p.residual = residual >= 0, p.act = o.act;
+  p.groups = o.groups, p.transposed = o.transposed, p.exact = exact_, p.lean = lean_, p.act = o.act;
   int64_t* const sizes[3] = {&p.z, &p.p, &p.q};
   const char* const names[3] = {"depth", "height", "width"};
   for (int i = 0; i < 3; ++i)
     *sizes[i] = o.transposed
                     ? transposed_size(names[i], in[i], w[i], o.stride[i], o.pad_lo[i], o.pad_hi[i], o.dilation[i], o.output_padding[i])
                     : conv_size(names[i], in[i], w[i], o.stride[i], o.pad_lo[i], o.pad_hi[i], o.dilation[i]);
+  elements({p.z, p.p, p.q, p.k});  // overflow check
+  return p;
+}
+
+// The step that was added last reads this weight. A training plan packs it when it runs.
+void Plan::use_weight(Step& step, const std::shared_ptr<Parameter>& weight, Form form) {
+  const auto& call = std::get<Call<ConvKernel, ConvProblem>>(step.call);
+  step.parameter = weight;
+  step.packed = weight->packed(*call.kernel, call.problem, form);
+  if (!training_) weight->refresh(*step.packed, num_threads());
+  step.weights = std::shared_ptr<const Buffer>(step.packed, &step.packed->memory);
+  infos_.back().packed = step.weights->bytes();
+}
+
+void Plan::check_vector(int t, int64_t size, const char* what) const {
+  if (t >= 0 && (!is_total(t) || elements(tensor(t).dims) != size))
+    shape_error(std::string(what) + " needs " + std::to_string(size) + " values, one for the batch, got " + text(tensor(t).dims));
+}
+
+int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int residual, const ConvOptions& o, int out,
+               const std::string& label, int live_bias) {
+  const Dims in = tensor(x).dims;
+  if (weight->element_bytes != element_bytes_) dtype_error("the weight's type is not the plan's");
+  ConvProblem p = conv_problem(in, weight->shape, o);
+  p.residual = residual >= 0;
   const Dims shape = {p.z, p.p, p.q, p.k};
-  elements(shape);  // overflow check
   if (residual >= 0 && tensor(residual).dims != shape)
     shape_error("the residual " + text(tensor(residual).dims) + " is not of the result's shape " + text(shape));
   if (bias.bytes() && bias.bytes() != p.k * element_bytes_) shape_error("the bias needs " + std::to_string(p.k) + " values");
+  check_vector(live_bias, p.k, "the bias");
   if (residual >= 0) ++roots_[tensor(residual).root].aliases;  // kernels step through a residual evenly: a strided input is staged
   const int y = target(out, shape);
   const int64_t taps = p.t * p.r * p.s * (p.c / p.groups);
@@ -188,10 +214,9 @@ int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int
       "conv", label, "", "", {}, {}, {}, (o.transposed ? elements(in) / p.c * p.k : elements(shape)) * taps, taps * p.k * element_bytes_,
       0,      0};
   Step step{{}, x, residual, y, -1, nullptr, bias.bytes() ? std::make_shared<const Buffer>(std::move(bias)) : nullptr};
+  step.live_shift = live_bias;
   add_step(table_.Conv, p, std::move(step), std::move(info), o.algo);
-  const auto& call = std::get<Call<ConvKernel, ConvProblem>>(steps_.back().call);
-  steps_.back().weights = weight->packed(*call.kernel, call.problem);
-  infos_.back().packed = steps_.back().weights->bytes();
+  use_weight(steps_.back(), weight, Form::kForward);
   return y;
 }
 
@@ -208,16 +233,20 @@ std::pair<int, int> Plan::pool(int x, PoolProblem p, int out, const std::string&
   return {y, index};
 }
 
-int Plan::norm(int x, NormProblem p, Buffer scale, Buffer shift, const std::string& op, const std::string& label) {
+int Plan::norm(int x, NormProblem p, Buffer scale, Buffer shift, const std::string& op, const std::string& label, int live_scale,
+               int live_shift) {
   const Dims in = tensor(x).dims;
   p.d = in[0], p.h = in[1], p.w = in[2], p.c = in[3];
   for (const Buffer* b : {&scale, &shift})
     if (b->bytes() && b->bytes() != p.c * element_bytes_)
       shape_error(op + " of " + std::to_string(p.c) + " channels needs as many parameters");
-  const int y = new_tensor(in);
+  check_vector(live_scale, p.c, "the scale");
+  check_vector(live_shift, p.c, "the shift");
+  const int y = new_tensor(in, false, is_total(x));
   auto share = [](Buffer b) { return b.bytes() ? std::make_shared<const Buffer>(std::move(b)) : nullptr; };
-  add_step(table_.Norm, p, Step{{}, x, -1, y, -1, share(std::move(scale)), share(std::move(shift))},
-           Info{op, label, "", "", {}, {}, {}, 0, 0, 0, 0});
+  Step step{{}, x, -1, y, -1, share(std::move(scale)), share(std::move(shift))};
+  step.live_scale = live_scale, step.live_shift = live_shift;
+  add_step(table_.Norm, p, std::move(step), Info{op, label, "", "", {}, {}, {}, 0, 0, 0, 0});
   return y;
 }
 
@@ -229,7 +258,7 @@ int Plan::map(int a, int b, MapKind kind, Activation act, const std::string& op,
     shape[i] = da[i] == 1 ? db[i] : da[i];
   }
   MapProblem p{shape[0], shape[1], shape[2], shape[3], da[0], da[1], da[2], da[3], db[0], db[1], db[2], db[3], kind, act};
-  const int y = new_tensor(shape);
+  const int y = new_tensor(shape, false, is_total(a) && (b < 0 || is_total(b)));
   add_step(table_.Map, p, Step{{}, a, b, y, -1, nullptr, nullptr}, Info{op, label, "", "", {}, {}, {}, 0, 0, 0, 0});
   return y;
 }
@@ -255,7 +284,9 @@ int Plan::concat(const std::vector<int>& xs, int axis, const std::string& label)
         shape_error("concat: " + text(d) + " does not fit " + text(tensor(xs[0]).dims) + " along axis " + std::to_string(axis));
     shape[axis] += d[axis];
   }
-  const int y = new_tensor(shape);
+  for (int x : xs)
+    if (is_total(x) != is_total(xs[0])) shape_error("concat: either all tensors are totals or none");
+  const int y = new_tensor(shape, false, is_total(xs[0]));
   const int64_t pixel = shape[3];
   const int64_t step[4] = {shape[1] * shape[2] * pixel, shape[2] * pixel, pixel, 1};
   // A slice along depth, height or width keeps y's row and depth strides, which a Tensor does not carry unless it is a whole number of slices:
@@ -292,7 +323,7 @@ int Plan::pad(int x, const Dims& lo, const Dims& hi, Border border, double value
     p.out[i] = shape[i], p.perm[i] = i, p.lo[i] = lo[i];
   }
   p.border = border, p.value = value;
-  return move(x, new_tensor(shape), p, "pad", label);
+  return move(x, new_tensor(shape, false, is_total(x)), p, "pad", label);
 }
 
 int Plan::transpose(int x, const std::array<int, 4>& perm, const std::string& label) {
@@ -306,7 +337,7 @@ int Plan::transpose(int x, const std::array<int, 4>& perm, const std::string& la
     p.perm[i] = perm[i], p.out[i] = shape[i] = in[perm[i]];
   }
   if (seen != 15) shape_error("a permutation names each dimension once");
-  return move(x, new_tensor(shape), p, "transpose", label);
+  return move(x, new_tensor(shape, false, is_total(x)), p, "transpose", label);
 }
 
 int Plan::resize(int x, ResizeProblem p, const std::string& label) {
@@ -327,7 +358,7 @@ void Plan::finish(const std::vector<int>& outputs) {
     count_uses(outputs);
   }
   plan_arena();
-  block_ = steps_.size() <= 1 ? int64_t{1} << 40 : kBlockImages;
+  block_ = steps_.size() <= 1 || training_ ? int64_t{1} << 40 : kBlockImages;
   finished_ = true;
 }
 
@@ -358,14 +389,26 @@ const void* data_or_null(const std::shared_ptr<const Buffer>& b) { return b ? b-
 
 }  // namespace
 
-void Plan::execute(const Step& step, const std::vector<Place>& places, int64_t images, int threads, const Buffer& scratch) const {
+void Plan::execute(const Step& step, const std::vector<Place>& places, int64_t images, int threads, const Lease& memory) const {
+  const Buffer& scratch = memory.scratch;
+  if (const auto* training = std::get_if<7>(&step.call)) {
+    std::vector<View> views;
+    for (const auto* ids : {&(*training)->reads, &(*training)->writes})
+      for (int t : *ids) views.push_back(t >= 0 ? view(tensors_[t], places) : View{});
+    return (*training)->run(views, images, threads, scratch.data(), memory.shared.data());
+  }
+  if (is_total(step.y)) images = 1;
+  if (step.packed) step.parameter->refresh(*step.packed, threads);
+  const auto vector = [&](int live, const std::shared_ptr<const Buffer>& copy) {
+    return live >= 0 ? view(tensors_[live], places).data : data_or_null(copy);
+  };
   const View x = view(tensors_[step.x], places), y = view(tensors_[step.y], places);
   const View none{};
   const View x2 = step.x2 >= 0 ? view(tensors_[step.x2], places) : none;
   switch (step.call.index()) {
     case 0: {
       const auto& c = *std::get_if<0>(&step.call);
-      launch(*c.kernel, c.problem, ConvArgs{x, y, x2, step.weights->data(), data_or_null(step.shift)}, images, threads, scratch);
+      launch(*c.kernel, c.problem, ConvArgs{x, y, x2, step.weights->data(), vector(step.live_shift, step.shift)}, images, threads, scratch);
       break;
     }
     case 1: {
@@ -375,7 +418,8 @@ void Plan::execute(const Step& step, const std::vector<Place>& places, int64_t i
     }
     case 2: {
       const auto& c = *std::get_if<2>(&step.call);
-      launch(*c.kernel, c.problem, NormArgs{x, y, data_or_null(step.weights), data_or_null(step.shift)}, images, threads, scratch);
+      launch(*c.kernel, c.problem, NormArgs{x, y, vector(step.live_scale, step.weights), vector(step.live_shift, step.shift)}, images,
+             threads, scratch);
       break;
     }
     case 3: {
@@ -448,9 +492,14 @@ std::unique_ptr<Plan::Lease> Plan::lease(int64_t images, int threads) {
     if (!leases_.empty()) l = std::move(leases_.back()), leases_.pop_back();
   }
   if (!l) l = std::make_unique<Lease>(), l->staging.resize(inputs_.size());
-  const int64_t arena = multiply(multiply(arena_elements_, images), element_bytes_), scratch = (scratch_bytes_ + 63) / 64 * 64 * threads;
+  const int64_t arena = multiply(multiply(arena_elements_, images) + total_elements_, element_bytes_),
+                scratch = (scratch_bytes_ + 63) / 64 * 64 * threads;
   if (l->arena.bytes() < arena) l->arena = Buffer(), l->arena = Buffer(arena);
   if (l->scratch.bytes() < scratch) l->scratch = Buffer(), l->scratch = Buffer(scratch);
+  int64_t shared = 0;
+  for (const Step& step : steps_)
+    if (const auto* training = std::get_if<7>(&step.call)) shared = std::max(shared, (*training)->shared_bytes(images));
+  if (l->shared.bytes() < shared) l->shared = Buffer(), l->shared = Buffer(shared);
   return l;
 }
 
@@ -464,7 +513,11 @@ void Plan::run(int64_t n, const std::vector<External>& inputs, const std::vector
   if (!finished_) unsupported("call finish() before run()");
   if (inputs.size() != inputs_.size() || outputs.size() != outputs_.size())
     shape_error("the number of inputs or outputs does not fit the plan");
-  if (n == 0) return;
+  if (n == 0) {
+    for (size_t i = 0; i < outputs_.size(); ++i)  // the sum over no images
+      if (is_total(outputs_[i])) std::memset(outputs[i], 0, static_cast<size_t>(elements(dims(outputs_[i])) * element_bytes_));
+    return;
+  }
   const int64_t block = std::min(n, block_);
   std::unique_ptr<Lease> memory = lease(block, threads);
   std::vector<Place> places(roots_.size());
@@ -474,7 +527,8 @@ void Plan::run(int64_t n, const std::vector<External>& inputs, const std::vector
   for (size_t i = 0; i < outputs_.size(); ++i) {
     const Tensor& t = tensor(outputs_[i]);
     const Root& root = roots_[t.root];
-    if (!channels_first && !root.is_input && t.offset == 0 && t.pixel == t.dims[3] && root.size == elements(t.dims) && owner[t.root] < 0)
+    if ((!channels_first || root.total) && !root.is_input && t.offset == 0 && t.pixel == t.dims[3] && root.size == elements(t.dims) &&
+        owner[t.root] < 0)
       direct[i] = true, owner[t.root] = static_cast<int>(i);
   }
   if (seconds) seconds->assign(steps_.size(), 0);
@@ -482,8 +536,13 @@ void Plan::run(int64_t n, const std::vector<External>& inputs, const std::vector
     const int64_t images = std::min(block, n - first);
     for (size_t r = 0; r < roots_.size(); ++r) {
       const Root& root = roots_[r];
+      if (root.parameter) places[r] = {static_cast<char*>(const_cast<void*>(root.parameter->data())), 0};
       if (root.is_input) continue;
-      if (owner[r] >= 0)
+      if (root.total)
+        places[r] = {owner[r] >= 0 ? static_cast<char*>(outputs[owner[r]])
+                                   : memory->arena.data() + (arena_elements_ * images + root.offset) * element_bytes_,
+                     0};
+      else if (owner[r] >= 0)
         places[r] = {static_cast<char*>(outputs[owner[r]]) + first * root.size * (root.is_index ? 8 : element_bytes_), root.size};
       else places[r] = {memory->arena.data() + root.offset * images * element_bytes_, root.size};
     }
@@ -491,28 +550,33 @@ void Plan::run(int64_t n, const std::vector<External>& inputs, const std::vector
       const Tensor& t = tensor(inputs_[i]);
       const External& e = inputs[i];
       const Dims& d = t.dims;
-      char* base = static_cast<char*>(e.data) + first * e.image * element_bytes_;
+      const bool total = roots_[t.root].total;
+      char* base = static_cast<char*>(e.data) + first * e.image * (roots_[t.root].is_index ? 8 : element_bytes_);
       const bool dense = e.channel == 1 && e.pixel == d[3] && e.row == d[2] * d[3] && e.depth == d[1] * d[2] * d[3];
       if (dense) {
-        places[t.root] = {base, e.image};
+        places[t.root] = {base, total ? 0 : e.image};
         continue;
       }
       if (e.channel == 1 && e.pixel > 0 && !roots_[t.root].aliases) {
-        places[t.root] = {base, e.image, e.depth, e.row, e.pixel};
+        places[t.root] = {base, total ? 0 : e.image, e.depth, e.row, e.pixel};
         continue;
       }
+      if (roots_[t.root].is_index) unsupported("an input of positions must be contiguous");
       const int64_t bytes = multiply(multiply(roots_[t.root].size, images), element_bytes_);
       if (memory->staging[i].bytes() < bytes) memory->staging[i] = Buffer(), memory->staging[i] = Buffer(bytes);
-      places[t.root] = {memory->staging[i].data(), roots_[t.root].size};
-      fetch({base, e.image, e.depth, e.row, e.pixel, e.channel}, inputs_[i], places[t.root], images, threads);
+      places[t.root] = {memory->staging[i].data(), total ? 0 : roots_[t.root].size};
+      fetch({base, e.image, e.depth, e.row, e.pixel, e.channel}, inputs_[i], places[t.root], total ? 1 : images, threads);
     }
     for (size_t i = 0; i < steps_.size(); ++i) {
       const auto start = std::chrono::steady_clock::now();
-      execute(steps_[i], places, images, threads, memory->scratch);
+      execute(steps_[i], places, images, threads, *memory);
       if (seconds) (*seconds)[i] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }
     for (size_t i = 0; i < outputs_.size(); ++i)
-      if (!direct[i]) deliver(outputs_[i], places, outputs[i], first, images, channels_first, threads);
+      if (!direct[i]) {
+        const bool total = is_total(outputs_[i]);
+        deliver(outputs_[i], places, outputs[i], total ? 0 : first, total ? 1 : images, channels_first && !total, threads);
+      }
   }
   give_back(std::move(memory));
 }

@@ -6,8 +6,12 @@
 //
 // A tensor is a window (channel range, reshape) into a root; a root is memory: a caller's input, a slot of the arena, or, at run time, a caller's output.
 // Weights are shared: a Parameter owns its packed forms, so that plans for several input sizes hold one copy.
+// A training plan (plan_train.cpp) also has totals: tensors without the image dimension, one for the batch, such as the gradient of a weight. It runs
+// all images as one block, and weights that were touch()ed are packed again by the step that reads them.
 #pragma once
 #include <array>
+#include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -27,12 +31,29 @@ using Triple = std::array<int64_t, 3>;  // d h w
 int64_t elements(const Dims& dims);  // overflow-checked
 std::string text(const Dims& dims);
 
+// How a kernel sees a weight: as it is, or for the gradient of the input with C and K of each group exchanged, and the taps in reverse order.
+enum class Form { kForward, kSwapped, kSwappedFlipped };
+
+// What a kernel made of a weight's values of some version.
+struct Packed {
+  const ConvKernel* kernel;
+  ConvProblem problem;
+  Form form;
+  Buffer memory;
+  std::atomic<int64_t> version{-1};
+};
+
 // A weight tensor T R S C/G K as the model holds it (memory kept alive by `owner`), times scale[k], and what kernels made of it.
 class Parameter {
  public:
   Parameter(std::array<int64_t, 5> shape, int element_bytes, const void* data, std::shared_ptr<void> owner, Buffer scale)
       : shape(shape), element_bytes(element_bytes), data_(data), owner_(std::move(owner)), scale_(std::move(scale)) {}
-  std::shared_ptr<const Buffer> packed(const ConvKernel& kernel, const ConvProblem& problem);
+  std::shared_ptr<Packed> packed(const ConvKernel& kernel, const ConvProblem& problem, Form form = Form::kForward);
+  void refresh(Packed& packed, int threads);  // packs again what touch() made stale
+  void touch() { ++version_; }                // the owner changed the values
+  int64_t version() const { return version_; }
+  const void* data() const { return data_; }
+  bool scaled() const { return scale_.bytes() > 0; }
   int64_t packed_bytes();
 
   const std::array<int64_t, 5> shape;
@@ -42,8 +63,9 @@ class Parameter {
   const void* data_;
   std::shared_ptr<void> owner_;
   Buffer scale_;
+  std::atomic<int64_t> version_{0};
   std::mutex mutex_;
-  std::map<std::tuple<const void*, int64_t, int64_t>, std::shared_ptr<const Buffer>> packed_;
+  std::map<std::tuple<const void*, int64_t, int64_t, Form>, std::shared_ptr<Packed>> packed_;
 };
 
 struct External {  // a caller's array n d h w c
@@ -67,21 +89,48 @@ class Plan {
     int64_t macs, bytes, workspace, packed;
   };
 
-  Plan(bool float64, bool exact, bool lean, bool strips);
+  Plan(bool float64, bool exact, bool lean, bool strips, bool training = false);
 
   int input(const Dims& dims);
   int buffer(const Dims& dims);
   int channel_slice(int t, int64_t first, int64_t count);
   int reshape(int x, const Dims& dims);
   int conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int residual, const ConvOptions& o, int out,
-           const std::string& label);
+           const std::string& label, int live_bias = -1);
   std::pair<int, int> pool(int x, PoolProblem p, int target, const std::string& label);  // the sizes of the output are in p
-  int norm(int x, NormProblem p, Buffer scale, Buffer shift, const std::string& op, const std::string& label);
+  int norm(int x, NormProblem p, Buffer scale, Buffer shift, const std::string& op, const std::string& label, int live_scale = -1,
+           int live_shift = -1);  // live: totals in place of the buffers
   int map(int a, int b, MapKind kind, Activation act, const std::string& op, const std::string& label);  // b < 0: unary
   int concat(const std::vector<int>& xs, int axis, const std::string& label);
   int pad(int x, const Dims& lo, const Dims& hi, Border border, double value, const std::string& label);
   int transpose(int x, const std::array<int, 4>& perm, const std::string& label);
   int resize(int x, ResizeProblem p, const std::string& label);
+
+  // Training (plan_train.cpp). -1 stands for a tensor that is not there.
+  int total_input(const Dims& dims);
+  int index_input(const Dims& dims);
+  int parameter(const std::shared_ptr<Parameter>& p);  // its values as a total, read at run time
+  int conv_backward_data(int dy, const std::shared_ptr<Parameter>& weight, const Dims& in, int add, const ConvOptions& o,
+                         const std::string& label);
+  int conv_backward_weight(int x, int dy, const Triple& window, const ConvOptions& o, const std::string& label);
+  int sum(int a, int times, const Dims& shape, bool total, double factor, bool mean, const std::string& label);
+  int pool_backward(int dy, int index, const Dims& in, PoolProblem p, const std::string& label);
+  struct BatchNorm {
+    int y, mean, var;
+  };
+  BatchNorm batch_norm_train(int x, int gamma, int beta, int residual, double eps, Activation act, const std::string& label);
+  struct NormGrad {
+    int dx, dscale, dshift;
+  };
+  NormGrad batch_norm_backward(int dy, int x, int mean, int var, int gamma, int beta, double eps, Activation act, const std::string& label);
+  NormGrad norm_backward(int dy, int saved, NormProblem p, int scale, const std::string& op, const std::string& label);
+  NormGrad scale_shift_backward(int dy, int x, int scale, const std::string& label);
+  int activation_backward(int dy, int saved, Activation act, const std::string& label);
+  std::pair<int, int> binary_backward(int dy, int a, int b, MapKind kind, bool need_a, bool need_b, const std::string& label);
+  int dropout(int x, int step, double rate, uint64_t seed, bool per_image, const std::string& label);
+  std::pair<int, int> loss(int x, int target, int weight, LossProblem p, const std::string& label);
+  int pad_backward(int dy, const Dims& in, const Dims& lo, const Dims& hi, Border border, const std::string& label);
+  int resize_backward(int dy, const Dims& in, ResizeProblem p, const std::string& label);
 
   void finish(const std::vector<int>& outputs);
   void run(int64_t n, const std::vector<External>& inputs, const std::vector<void*>& outputs, bool channels_first, int threads,
@@ -89,10 +138,12 @@ class Plan {
 
   const Dims& dims(int t) const { return tensor(t).dims; }
   bool is_index(int t) const { return roots_[tensor(t).root].is_index; }
+  bool is_total(int t) const { return roots_[tensor(t).root].total; }
   const std::vector<int>& inputs() const { return inputs_; }
   const std::vector<int>& outputs() const { return outputs_; }
   const std::vector<Info>& infos() const { return infos_; }
   int64_t arena_elements() const { return arena_elements_; }
+  int64_t total_elements() const { return total_elements_; }
   int element_bytes() const { return element_bytes_; }
 
  private:
@@ -107,6 +158,8 @@ class Plan {
     int first, last;  // steps between which it lives
     int64_t offset;   // in the arena, elements of one image
     int aliases;      // tensors that are not the root itself
+    bool total = false;
+    std::shared_ptr<Parameter> parameter{};  // whose memory it is, or null
   };
   struct Place {  // where a root is during a run
     char* base;
@@ -114,7 +167,7 @@ class Plan {
     int64_t depth = 0, row = 0, pixel = 0;  // a caller's channels-last strides, read in place; 0 = dense
   };
   struct Lease {
-    Buffer arena, scratch;
+    Buffer arena, scratch, shared;
     std::vector<Buffer> staging;
   };
   template <class K, class P>
@@ -123,12 +176,22 @@ class Plan {
     P problem;
   };
   struct Strips;
+  // A step of a backward pass: a row that may have phases, any number of tensors (those it reads, then those it writes; -1: none).
+  struct Training {
+    std::vector<int> reads, writes;
+    std::function<int64_t(int64_t images)> shared_bytes;
+    std::function<void(const std::vector<View>& views, int64_t images, int threads, char* scratch, char* shared)> run;
+  };
   struct Step {
     std::variant<Call<ConvKernel, ConvProblem>, Call<PoolKernel, PoolProblem>, Call<NormKernel, NormProblem>, Call<MapKernel, MapProblem>,
-                 Call<MoveKernel, MoveProblem>, Call<ResizeKernel, ResizeProblem>, std::shared_ptr<const Strips>>
+                 Call<MoveKernel, MoveProblem>, Call<ResizeKernel, ResizeProblem>, std::shared_ptr<const Strips>,
+                 std::shared_ptr<const Training>>
         call;
     int x, x2, y, index;  // tensor ids, -1 = none
     std::shared_ptr<const Buffer> weights, shift;
+    int live_scale = -1, live_shift = -1;    // totals in their place
+    std::shared_ptr<Parameter> parameter{};  // whose packed form `weights` is
+    std::shared_ptr<Packed> packed{};
   };
   // Row-local steps run strip by strip: rows of each intermediate result live in a thread's buffer, never in the arena (strips.cpp).
   struct Strips {
@@ -140,7 +203,21 @@ class Plan {
 
   const Tensor& tensor(int t) const;
   int add_tensor(const Dims& dims, int root, int64_t offset, int64_t pixel);
-  int new_tensor(const Dims& dims, bool is_index = false);
+  int new_tensor(const Dims& dims, bool is_index = false, bool total = false);
+  ConvProblem conv_problem(const Dims& in, const std::array<int64_t, 5>& weight, const ConvOptions& o) const;
+  void use_weight(Step& step, const std::shared_ptr<Parameter>& weight, Form form);
+  void check_vector(int t, int64_t size, const char* what) const;
+  template <class K, class P, class F>
+  void add_training(const std::vector<const K*>& rows, const P& problem, std::vector<int> reads, std::vector<int> writes, Info info,
+                    F args);
+  template <class F>
+  static void each_tensor(const Step& step, const F& f) {
+    for (int t : {step.x, step.x2, step.y, step.index, step.live_scale, step.live_shift}) f(t);
+    if (const auto* training = std::get_if<7>(&step.call)) {
+      for (int t : (*training)->reads) f(t);
+      for (int t : (*training)->writes) f(t);
+    }
+  }
   int target(int out, const Dims& dims);
   int move(int x, int y, MoveProblem p, const std::string& op, const std::string& label);
   template <class K, class P>
@@ -152,15 +229,16 @@ class Plan {
   void run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, const Buffer& scratch) const;
   void count_uses(const std::vector<int>& outputs);
   void plan_arena();
+  int64_t place_roots(bool totals);
   View view(const Tensor& t, const std::vector<Place>& places) const;
-  void execute(const Step& step, const std::vector<Place>& places, int64_t images, int threads, const Buffer& scratch) const;
+  void execute(const Step& step, const std::vector<Place>& places, int64_t images, int threads, const Lease& memory) const;
   void fetch(const External& from, int t, const Place& to, int64_t images, int threads) const;
   void deliver(int t, const std::vector<Place>& places, void* to, int64_t first, int64_t images, bool channels_first, int threads) const;
   std::unique_ptr<Lease> lease(int64_t images, int threads);
   void give_back(std::unique_ptr<Lease> lease);
 
   const int element_bytes_;
-  const bool exact_, lean_, strips_;
+  const bool exact_, lean_, strips_, training_;
   const Table& table_;
   std::vector<Tensor> tensors_;
   std::vector<Root> roots_;
@@ -168,7 +246,7 @@ class Plan {
   std::vector<Info> infos_;
   std::vector<int> inputs_, outputs_;
   bool finished_ = false;
-  int64_t arena_elements_ = 0, block_ = 1, scratch_bytes_ = 0;
+  int64_t arena_elements_ = 0, total_elements_ = 0, block_ = 1, scratch_bytes_ = 0;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Lease>> leases_;
 };

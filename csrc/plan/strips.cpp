@@ -56,7 +56,7 @@ P part_of(P p, Rows out, Rows in) {
 void Plan::count_uses(const std::vector<int>& outputs) {
   for (Root& root : roots_) root.first = 1 << 30, root.last = -1;
   for (int s = 0; s < static_cast<int>(steps_.size()); ++s) {
-    for (int t : {steps_[s].x, steps_[s].x2, steps_[s].y, steps_[s].index}) use(t, s);
+    each_tensor(steps_[s], [&](int t) { use(t, s); });
     if (const auto* strips = std::get_if<6>(&steps_[s].call))
       for (const Step& part : (*strips)->parts) use(part.x2, s);
   }
@@ -134,7 +134,8 @@ void Plan::fuse_strips() {
     for (const Step& part : strips->parts)
       std::visit(
           [&](const auto& call) {
-            if constexpr (!std::is_same_v<std::decay_t<decltype(call)>, std::shared_ptr<const Strips>>)
+            using Held = std::decay_t<decltype(call)>;
+            if constexpr (!std::is_same_v<Held, std::shared_ptr<const Strips>> && !std::is_same_v<Held, std::shared_ptr<const Training>>)
               scratch = std::max(scratch, call.kernel->scratch_bytes(call.problem));
           },
           part.call);
@@ -163,6 +164,8 @@ void Plan::fuse_strips() {
 
 void Plan::run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, const Buffer& scratch) const {
   const size_t count = strips.parts.size();
+  for (const Step& part : strips.parts)
+    if (part.packed) part.parameter->refresh(*part.packed, threads);
   const int64_t out_rows = tensor(strips.parts.back().y).dims[1];
   const int64_t per_image = (out_rows + strips.rows - 1) / strips.rows;
   const auto heights = [&](size_t i) {

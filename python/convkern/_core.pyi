@@ -10,13 +10,17 @@ import numpy
 __all__: list[str] = [
     "Parameter",
     "Plan",
+    "adam_step",
     "isa",
     "isas",
     "kernels",
     "num_threads",
     "peak_gflops",
+    "rmsprop_step",
     "set_isa",
     "set_num_threads",
+    "sgd_step",
+    "slope_from_output",
     "version",
 ]
 
@@ -25,6 +29,10 @@ class Parameter:
     A weight (T, R, S, C/groups, K), kept by reference, and its packed forms.
     """
     def __init__(self, array: numpy.ndarray, scale: typing.Any = None) -> None: ...
+    def touch(self) -> None:
+        """
+        The values were changed in place: the next run packs them again.
+        """
     @property
     def packed_bytes(self) -> int: ...
     @property
@@ -35,9 +43,20 @@ class Plan:
     A network as steps over one arena. Shapes are (D, H, W, C) of one image; methods that add a step return a tensor id.
     """
     def __init__(
-        self, dtype: str = "float32", exact: bool = False, lean: bool = False, strips: bool = True
+        self,
+        dtype: str = "float32",
+        exact: bool = False,
+        lean: bool = False,
+        strips: bool = True,
+        training: bool = False,
     ) -> None: ...
     def activation(self, x: int, act: str, act_a: float = 0.0, act_b: float = 0.0, label: str = "") -> int: ...
+    def activation_backward(
+        self, dy: int, saved: int, act: str, act_a: float = 0.0, act_b: float = 0.0, label: str = ""
+    ) -> int:
+        """
+        `saved` is the activation's output where slope_from_output() says so, else its input.
+        """
     def adaptive_pool(
         self,
         x: int,
@@ -48,9 +67,63 @@ class Plan:
         target: int = -1,
         label: str = "",
     ) -> typing.Any: ...
+    def adaptive_pool_backward(
+        self, dy: int, in_shape: collections.abc.Sequence[int], kind: str, index: int = -1, label: str = ""
+    ) -> int: ...
+    def avg_pool_backward(
+        self,
+        dy: int,
+        in_shape: collections.abc.Sequence[int],
+        *,
+        window: collections.abc.Sequence[int],
+        stride: collections.abc.Sequence[int],
+        pad_lo: collections.abc.Sequence[int] = [0, 0, 0],
+        pad_hi: collections.abc.Sequence[int] = [0, 0, 0],
+        dilation: collections.abc.Sequence[int] = [1, 1, 1],
+        count_include_pad: bool = True,
+        divisor: int = 0,
+        label: str = "",
+    ) -> int: ...
+    def batch_norm_backward(
+        self,
+        dy: int,
+        x: int,
+        mean: int,
+        var: int,
+        gamma: typing.Any,
+        beta: typing.Any,
+        eps: float,
+        *,
+        act: str = "none",
+        act_a: float = 0.0,
+        act_b: float = 0.0,
+        label: str = "",
+    ) -> tuple[int, int, int]:
+        """
+        (dx, dgamma, dbeta); beta matters only to an activation
+        """
+    def batch_norm_train(
+        self,
+        x: int,
+        gamma: typing.Any,
+        beta: typing.Any,
+        eps: float,
+        *,
+        residual: int = -1,
+        act: str = "none",
+        act_a: float = 0.0,
+        act_b: float = 0.0,
+        label: str = "",
+    ) -> tuple[int, int, int]:
+        """
+        (y, mean, biased variance)
+        """
     def binary(
         self, a: int, b: int, op: str, act: str = "none", act_a: float = 0.0, act_b: float = 0.0, label: str = ""
     ) -> int: ...
+    def binary_backward(
+        self, dy: int, a: int, b: int, op: str, need_a: bool = True, need_b: bool = True, label: str = ""
+    ) -> tuple[int, int]: ...
     def buffer(self, shape: collections.abc.Sequence[int]) -> int: ...
     def channel_slice(self, x: int, first: int, count: int) -> int: ...
     def concat(self, xs: collections.abc.Sequence[int], axis: int, label: str = "") -> int: ...
@@ -75,10 +148,84 @@ class Plan:
         out: int = -1,
         label: str = "",
     ) -> int: ...
+    def conv_backward_data(
+        self,
+        dy: int,
+        weight: Parameter,
+        in_shape: collections.abc.Sequence[int],
+        *,
+        stride: collections.abc.Sequence[int] = [1, 1, 1],
+        pad_lo: collections.abc.Sequence[int] = [0, 0, 0],
+        pad_hi: collections.abc.Sequence[int] = [0, 0, 0],
+        dilation: collections.abc.Sequence[int] = [1, 1, 1],
+        groups: int = 1,
+        transposed: bool = False,
+        add: int = -1,
+        algo: str = "",
+        label: str = "",
+    ) -> int: ...
+    def conv_backward_weight(
+        self,
+        x: int,
+        dy: int,
+        *,
+        kernel: collections.abc.Sequence[int],
+        stride: collections.abc.Sequence[int] = [1, 1, 1],
+        pad_lo: collections.abc.Sequence[int] = [0, 0, 0],
+        pad_hi: collections.abc.Sequence[int] = [0, 0, 0],
+        dilation: collections.abc.Sequence[int] = [1, 1, 1],
+        groups: int = 1,
+        transposed: bool = False,
+        algo: str = "",
+        label: str = "",
+    ) -> int: ...
+    def dropout(
+        self, x: int, step: int = -1, *, rate: float, seed: int = 0, per_image: bool = False, label: str = ""
+    ) -> int:
+        """
+        The mask depends on the seed, the step (a total of one number) and the element; on dy it is the gradient.
+        """
     def finish(self, outputs: collections.abc.Sequence[int]) -> None: ...
+    def index_input(self, shape: collections.abc.Sequence[int]) -> int:
+        """
+        An input of int64 positions, as max pooling writes them.
+        """
     def input(self, shape: collections.abc.Sequence[int]) -> int: ...
+    def is_total(self, x: int) -> bool: ...
     def layer_norm(self, x: int, gamma: typing.Any, beta: typing.Any, eps: float, label: str = "") -> int: ...
+    def layer_norm_backward(
+        self, dy: int, x: int, gamma: typing.Any, eps: float, label: str = ""
+    ) -> tuple[int, int, int]: ...
+    def loss(
+        self,
+        x: int,
+        target: int,
+        kind: str,
+        weight: int = -1,
+        *,
+        smoothing: float = 0.0,
+        mean: bool = True,
+        scale: float = 1.0,
+        label: str = "",
+    ) -> tuple[int, int]:
+        """
+        (the loss of each pixel, dx): softmax_sparse, softmax_dense, sigmoid (of logits), squared, absolute.
+        """
     def lrn(self, x: int, size: int, alpha: float, beta: float, k: float, label: str = "") -> int: ...
+    def lrn_backward(self, dy: int, x: int, size: int, alpha: float, beta: float, k: float, label: str = "") -> int: ...
+    def max_pool_backward(
+        self,
+        dy: int,
+        index: int,
+        in_shape: collections.abc.Sequence[int],
+        *,
+        window: collections.abc.Sequence[int],
+        stride: collections.abc.Sequence[int],
+        pad_lo: collections.abc.Sequence[int] = [0, 0, 0],
+        pad_hi: collections.abc.Sequence[int] = [0, 0, 0],
+        dilation: collections.abc.Sequence[int] = [1, 1, 1],
+        label: str = "",
+    ) -> int: ...
     def pad(
         self,
         x: int,
@@ -88,6 +235,19 @@ class Plan:
         value: float = 0.0,
         label: str = "",
     ) -> int: ...
+    def pad_backward(
+        self,
+        dy: int,
+        in_shape: collections.abc.Sequence[int],
+        lo: collections.abc.Sequence[int],
+        hi: collections.abc.Sequence[int],
+        mode: str = "constant",
+        label: str = "",
+    ) -> int: ...
+    def parameter(self, parameter: Parameter) -> int:
+        """
+        The values of a Parameter (T,R,S,C/G*K) as a total, read when the plan runs.
+        """
     def pool(
         self,
         x: int,
@@ -118,6 +278,15 @@ class Plan:
         scales: collections.abc.Sequence[float] = [0.0, 0.0, 0.0],
         label: str = "",
     ) -> int: ...
+    def resize_backward(
+        self,
+        dy: int,
+        in_shape: collections.abc.Sequence[int],
+        mode: str = "nearest",
+        align_corners: bool = False,
+        scales: collections.abc.Sequence[float] = [0.0, 0.0, 0.0],
+        label: str = "",
+    ) -> int: ...
     def run(
         self, inputs: collections.abc.Sequence[typing.Any], threads: int = 0, channels_first: bool = False
     ) -> list[numpy.ndarray]: ...
@@ -131,12 +300,55 @@ class Plan:
         act_b: float = 0.0,
         label: str = "",
     ) -> int: ...
+    def scale_shift_backward(self, dy: int, x: int, scale: typing.Any, label: str = "") -> tuple[int, int, int]: ...
     def shape(self, x: int) -> list[int]: ...
     def softmax(self, x: int, log: bool = False, label: str = "") -> int: ...
+    def softmax_backward(self, dy: int, y: int, log: bool = False, label: str = "") -> int: ...
     def steps(self) -> list: ...
+    def sum(
+        self,
+        x: int,
+        times: int = -1,
+        *,
+        shape: collections.abc.Sequence[int],
+        total: bool = True,
+        factor: float = 1.0,
+        mean: bool = False,
+        label: str = "",
+    ) -> int: ...
+    def total_input(self, shape: collections.abc.Sequence[int]) -> int:
+        """
+        An input without the image dimension: one for the batch.
+        """
     def transpose(self, x: int, perm: collections.abc.Sequence[int], label: str = "") -> int: ...
     @property
     def arena_bytes(self) -> int: ...
+    @property
+    def total_bytes(self) -> int:
+        """
+        Memory for totals, whatever the number of images.
+        """
+
+def adam_step(
+    params: collections.abc.Sequence[typing.Any],
+    grads: collections.abc.Sequence[typing.Any],
+    first_moments: collections.abc.Sequence[typing.Any],
+    second_moments: collections.abc.Sequence[typing.Any],
+    *,
+    step: int,
+    rate: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-08,
+    decay: float = 0.0,
+    decoupled: bool = False,
+    eps_inside: bool = False,
+    scale: float = 1.0,
+    threads: int = 0,
+) -> None:
+    """
+    torch.optim.Adam in place (decoupled: AdamW); step counts from 1.
+    """
 
 def isa() -> str:
     """
@@ -159,10 +371,53 @@ def peak_gflops(threads: int, seconds: float = 0.05) -> float:
     Measured float32 FMA ceiling in GFLOP/s.
     """
 
+def rmsprop_step(
+    params: collections.abc.Sequence[typing.Any],
+    grads: collections.abc.Sequence[typing.Any],
+    squares: collections.abc.Sequence[typing.Any],
+    momenta: collections.abc.Sequence[typing.Any] = [],
+    *,
+    rate: float,
+    alpha: float = 0.99,
+    eps: float = 1e-08,
+    momentum: float = 0.0,
+    decay: float = 0.0,
+    eps_inside: bool = False,
+    scale: float = 1.0,
+    threads: int = 0,
+) -> None:
+    """
+    torch.optim.RMSprop in place.
+    """
+
 def set_isa(name: str) -> None:
     """
     Lower (or restore) the instruction set of plans made from now on.
     """
 
 def set_num_threads(n: int) -> None: ...
+def sgd_step(
+    params: collections.abc.Sequence[typing.Any],
+    grads: collections.abc.Sequence[typing.Any],
+    momenta: collections.abc.Sequence[typing.Any] = [],
+    *,
+    rate: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    decay: float = 0.0,
+    decoupled: bool = False,
+    first: bool = False,
+    scale: float = 1.0,
+    threads: int = 0,
+) -> None:
+    """
+    torch.optim.SGD in place; momenta: [] without momentum; first: they start as the gradients.
+    """
+
+def slope_from_output(act: str, act_a: float = 0.0, act_b: float = 0.0) -> bool:
+    """
+    Whether the gradient of an activation needs its output (else its input).
+    """
+
 def version() -> str: ...

@@ -4,6 +4,7 @@
     convkern.layers    Keras-style layers; Input, Model, Sequential
     convkern.models    architectures and their published weights: get_model, list_models
     convkern.weights   weight files;  convkern.data  images
+    convkern.torch     the same kernels as layers of PyTorch models
 
 Everything is imported when it is first used, so `import convkern` costs next to nothing.
 """
@@ -32,7 +33,7 @@ _LAZY = {
     "list_models": "models",
     "set_seed": "initializers",
 }
-_MODULES = ("data", "errors", "initializers", "layers", "models", "ops", "weights")
+_MODULES = ("data", "errors", "initializers", "layers", "models", "ops", "torch", "weights")
 
 __all__ = [
     "ConvkernError",

@@ -78,7 +78,7 @@ def _conv(
     plan, source = start(im.ndhwc)
     y = plan.conv(
         source,
-        _core.Parameter(relaid(w, groups, transposed)),
+        _core.Parameter(_relaid(w, groups, transposed)),
         b,
         stride=triple(strides, 1),
         pad_lo=triple(lo, 0),
@@ -107,11 +107,11 @@ def _named_padding(
     return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
 
 
-def relaid(w: np.ndarray, groups: int, transposed: bool) -> np.ndarray:
+def _relaid(w: np.ndarray, groups: int, transposed: bool) -> np.ndarray:
     """torch's (K,C/G,R,S), transposed (C,K/G,R,S), as the plan's (T,R,S,C/G,K)."""
     rank = w.ndim - 2
     if not transposed:
-        w = filters_last(w)
+        w = _filters_last(w)
     elif groups == 1:
         w = w.transpose(*range(2, rank + 2), 0, 1)
     else:
@@ -121,7 +121,7 @@ def relaid(w: np.ndarray, groups: int, transposed: bool) -> np.ndarray:
     return np.ascontiguousarray(w[(None,) * (3 - rank)])
 
 
-def filters_last(w: np.ndarray) -> np.ndarray:
+def _filters_last(w: np.ndarray) -> np.ndarray:
     """(K,C,R,S) as a new (R,S,C,K), (K,C) as (C,K): 16 filters at a time, so that whole cache lines are written."""
     axes = (*range(2, w.ndim), 1, 0)
     out = np.empty([w.shape[axis] for axis in axes], w.dtype)
@@ -315,7 +315,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, threads: i
         return np.empty(out_shape, x.dtype)
     rows = as_rows(x)
     plan, source = start(rows)
-    matrix = filters_last(w.reshape(-1, w.shape[-1]))[None, None, None]
+    matrix = _filters_last(w.reshape(-1, w.shape[-1]))[None, None, None]
     y = plan.conv(source, _core.Parameter(matrix), None if b is None else b.reshape(-1), label="linear")
     plan.finish([y])
     return plan.run([rows], threads)[0].reshape(out_shape)

@@ -3,8 +3,9 @@
 A tensor's memory is read in place, whatever its strides, and results are made in memory the package recycles; neither
 is copied. What is made of parameters (packed filters, folded norms, and the plans that use them) is kept once for the
 whole process, by the tensors' memory, and goes when that memory goes. It is current while each tensor has the same
-version (`tensor._version`), and the same fingerprint: `tensor.data` changes memory without counting, so a sample of the
-values is compared as well, and inference tensors, which count nothing, are compared as a whole.
+version (`tensor._version`) and the same fingerprint: `tensor.data` changes memory without counting, so a sample of the
+values is compared as well, and inference tensors, which count nothing, are compared as a whole. Values that changed are
+packed again into the same memory, and plans stay.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -66,23 +67,44 @@ def run(plan: _core.Plan, *arrays: np.ndarray, channels_first: bool = False) -> 
 
 
 def new_plan(dtype: torch.dtype, exact: bool = True) -> _core.Plan:
-    return _core.Plan("float64" if dtype == torch.float64 else "float32", exact)
+    """A plan that may have gradients, and vectors (biases, scales) that it reads when it runs."""
+    return _core.Plan("float64" if dtype == torch.float64 else "float32", exact, training=True)
+
+
+def total(vector: np.ndarray) -> np.ndarray:
+    """One number for each channel as a plan's (1,1,1,C)."""
+    return np.ascontiguousarray(vector)[None, None, None]
 
 
 # What is made of parameters
 
-_lock = threading.Lock()
-_made: dict[Hashable, Made] = {}
+
+class Contents(Protocol):
+    """What is made of some tensors; load() makes it anew from their values, in the same memory."""
+
+    def load(self, *tensors: Tensor | None) -> None: ...
 
 
 class Made:
-    """What `make` made of some tensors, and the plans that use it."""
+    """The contents made of some tensors, what the tensors were like then, and the plans that use the contents."""
 
-    __slots__ = ("plans", "refs", "state", "value")
+    __slots__ = ("contents", "followed", "layouts", "plans", "refs", "state", "storages")
 
-    def __init__(self, state: tuple[Any, ...], value: Any, refs: list[Any]):
-        self.state, self.value, self.refs = state, value, refs
+    def __init__(self, contents: Any, tensors: Sequence[Tensor | None], forget: Callable[[Any], None]):
+        self.contents = contents
+        self.refs = [None if t is None else weakref.ref(t) for t in tensors]
+        self.layouts = [_layout(t) for t in tensors]
+        self.followed = all(map(_dense, tensors))
+        self.storages = [weakref.ref(t.untyped_storage(), forget) for t in tensors if t is not None]
+        self.state: list[Any] | None = None
         self.plans: dict[Hashable, _core.Plan] = {}
+
+    def is_of(self, tensors: Sequence[Tensor | None]) -> bool:
+        """Whether these tensors, which lie where ours did, are laid out as ours were."""
+        return all(
+            t is None or ref() is t or _layout(t) == layout  # type: ignore[misc]
+            for t, ref, layout in zip(tensors, self.refs, self.layouts)
+        )
 
     def plan(self, key: Hashable, build: Callable[[], _core.Plan]) -> _core.Plan:
         """The plan of this key, built if it is not there."""
@@ -96,37 +118,41 @@ class Made:
         return plan
 
 
-def _state(t: Tensor | None) -> tuple[Any, ...] | None:
-    """What changes when the values of a tensor change; None for memory with gaps, whose values are not followed."""
-    if t is None:
-        return ()
-    storage = t.untyped_storage()
-    if not t.is_contiguous() and (t.storage_offset() or storage.nbytes() != t.nbytes):
-        return None
-    version, samples = (-1, 0) if t.is_inference() else (t._version, _SAMPLES)
-    return storage._cdata, version, _core.fingerprint(t.data_ptr(), t.nbytes, samples)
+_lock = threading.RLock()
+_made: dict[Hashable, Made] = {}
 
 
-def _place(t: Tensor | None) -> Any:
-    return None if t is None else (t.data_ptr(), t.shape, t.stride(), t.dtype)
+def _layout(t: Tensor | None) -> Any:
+    return None if t is None else (t.untyped_storage()._cdata, t.stride(), t.dtype)
 
 
-def made(kind: Hashable, tensors: tuple[Tensor | None, ...], make: Callable[[], Any]) -> Made:
-    """What `make()` makes of the tensors, from the last call if they have not changed since."""
-    key = (kind, *map(_place, tensors))
-    state = tuple(map(_state, tensors))
+def _dense(t: Tensor | None) -> bool:
+    """Whether the values are all that lies between the first and the last: what fingerprints read."""
+    return t is None or t.is_contiguous() or (not t.storage_offset() and t.untyped_storage().nbytes() == t.nbytes)
+
+
+def _state(t: Tensor) -> tuple[int, int]:
+    """What changes when the values of a tensor change."""
+    if t.is_inference():
+        return -1, _core.fingerprint(t.data_ptr(), t.nbytes)
+    return t._version, _core.fingerprint(t.data_ptr(), t.nbytes, _SAMPLES)
+
+
+def made(kind: Hashable, tensors: tuple[Tensor | None, ...], make: Callable[[], Contents]) -> Made:
+    """What `make()`, and then load(), make of the tensors; from the last call if they have not changed since."""
+    key = (kind, *[None if t is None else (t.data_ptr(), t.shape) for t in tensors])
+    state = [None if t is None else _state(t) for t in tensors]
     known = _made.get(key)
-    if known is not None and known.state == state:
+    if known is not None and known.state == state and known.followed and known.is_of(tensors):
         return known
-    fresh = Made(state, make(), [])
-    if None not in state:
-
-        def forget(_: object) -> None:
-            _made.pop(key, None)
-
-        fresh.refs = [weakref.ref(t.untyped_storage(), forget) for t in tensors if t is not None]
-        _made[key] = fresh
-    return fresh
+    with _lock:
+        known = _made.get(key)
+        if known is None or not known.is_of(tensors):
+            known = _made[key] = Made(make(), tensors, lambda _: _made.pop(key, None))
+        if known.state != state or not known.followed:
+            known.contents.load(*tensors)
+            known.state = state
+    return known
 
 
 def packed_bytes() -> int:
@@ -135,7 +161,7 @@ def packed_bytes() -> int:
     >>> packed_bytes() >= 0
     True
     """
-    return sum(m.value.packed_bytes for m in list(_made.values()) if isinstance(m.value, _core.Parameter))
+    return sum(getattr(m.contents, "packed_bytes", 0) for m in list(_made.values()))
 
 
 def clear() -> None:

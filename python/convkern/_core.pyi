@@ -11,6 +11,7 @@ __all__: list[str] = [
     "Parameter",
     "Plan",
     "adam_step",
+    "fingerprint",
     "isa",
     "isas",
     "kernels",
@@ -348,6 +349,11 @@ def adam_step(
 ) -> None:
     """
     torch.optim.Adam in place (decoupled: AdamW); step counts from 1.
+    """
+
+def fingerprint(address: int, bytes: int, samples: int = 0) -> int:
+    """
+    A hash of memory that the caller keeps alive: of some words spread over it, or of all (0).
     """
 
 def isa() -> str:

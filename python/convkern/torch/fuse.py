@@ -6,20 +6,17 @@ made from the model's own parameters and follow them, so a FusedModel has no wei
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ..errors import Unsupported
 from . import operators
 from .modules import BatchNorm2d, ConvTranspose2d, Layer, Linear, _Conv, fallback_reason
-
-Tensor = torch.Tensor
 
 Activation = tuple[str, float, float]  # as Plan.conv takes it
 
@@ -146,8 +143,8 @@ def fuse(model: nn.Module) -> tuple[fx.GraphModule, list[tuple[str, str]]]:
         graph = _Tracer().trace(model)
     except Exception as error:
         raise Unsupported(
-            f"fuse=True: torch.fx cannot trace {type(model).__name__} ({type(error).__name__}: {error}); fuse parts of it "
-            "that have no data-dependent control flow, as in model.backbone = replace_layers(model.backbone, fuse=True)"
+            f"fuse=True: torch.fx cannot trace {type(model).__name__} ({type(error).__name__}: {error}); fuse parts "
+            "without data-dependent control flow, as in model.backbone = replace_layers(model.backbone, fuse=True)"
         ) from error
     finally:
         for module in training:
@@ -251,7 +248,7 @@ class _Chain:
 
     def _take_activation(self, node: fx.Node) -> bool:
         if node.op == "call_module":
-            module = self.modules.get(node.target)  # type: ignore[arg-type]
+            module: Any = self.modules.get(node.target)  # type: ignore[arg-type]
             if type(module) not in _ACTIVATION_MODULES:
                 return False
             self.activation = _ACTIVATION_MODULES[type(module)](module)

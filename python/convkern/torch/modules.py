@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from . import operators
-
-Tensor = torch.Tensor
 
 _TYPES = (torch.float32, torch.float64)
 

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .. import _core
 from ..errors import ShapeError, Unsupported
 from ..graph import conv_size, conv_transpose_size, pool_size, scale_and_shift
 from ..ops.common import triple
 from ..ops.convolution import _relaid
-from . import plans
-from .plans import Made, Tensor, array, is_channels_last, made, new_plan, pixels, spatial, tensor, total
+from .plans import Made, array, is_channels_last, made, new_plan, pixels, spatial, tensor, total
 
 Ints = Sequence[int]
 
@@ -128,7 +128,7 @@ class _Filters:
         self.groups, self.transposed = groups, transposed
         self.array: np.ndarray | None = None
 
-    def load(self, weight: Tensor) -> None:  # type: ignore[override]
+    def load(self, weight: Tensor, *others: Any) -> None:
         self._store(_relaid(array(weight), self.groups, self.transposed))
 
     def _store(self, filters: np.ndarray) -> None:
@@ -189,12 +189,11 @@ def conv_shape(
     output_padding: Ints,
 ) -> tuple[int, ...]:
     """The shape of the result, (N,K,...)."""
-    lo, hi = _halves(padding)
-    dims = zip(input.shape[2:], weight.shape[2:], stride, lo, hi, dilation)
+    geometry = (input.shape[2:], weight.shape[2:], stride, *_halves(padding), dilation)
     if transposed:
-        sizes = [conv_transpose_size(*of, extra) for of, extra in zip(dims, output_padding)]
+        sizes = [conv_transpose_size(*of) for of in zip(*geometry, output_padding)]
     else:
-        sizes = [conv_size(*of) for of in dims]
+        sizes = [conv_size(*of) for of in zip(*geometry)]
     return input.shape[0], weight.shape[1] * groups if transposed else weight.shape[0], *sizes
 
 
@@ -205,7 +204,7 @@ def _conv_fake(input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
 
 
 def _conv_setup(ctx: Any, inputs: Any, output: Tensor) -> None:
-    input, weight, bias, *ctx.geometry, _ = inputs
+    input, weight, _bias, *ctx.geometry, _ = inputs
     ctx.save_for_backward(input, weight)
 
 
@@ -358,7 +357,8 @@ class _FoldedFilters(_Filters):
         self.eps = eps
         self.shift: np.ndarray | None = None
 
-    def load(self, weight: Tensor, bias: Tensor | None, *norm: Tensor) -> None:  # type: ignore[override]
+    def load(self, weight: Tensor, *others: Any) -> None:
+        bias, *norm = others
         filters = _relaid(array(weight), self.groups, self.transposed)
         shift = None if bias is None else array(bias).copy()
         if norm:
@@ -398,7 +398,7 @@ def _conv_fused_cpu(
         added = -1 if residual is None else plan.input(spatial(residual.shape))
         geometry = _geometry(stride, padding, dilation, groups, transposed)
         extra = triple(output_padding, 0)
-        act = dict(act=activation, act_a=a, act_b=b)
+        act: Any = dict(act=activation, act_a=a, act_b=b)
         y = plan.conv(
             x, folded.contents.parameter, offset, added, **geometry, output_padding=extra, **act, label="conv"
         )
@@ -443,10 +443,11 @@ class _ScaleShift:
     def __init__(self, eps: float):
         self.eps = eps
 
-    def load(self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:  # type: ignore[override]
-        of = [None if t is None else array(t) for t in (mean, var, weight, bias)]
-        scale, shift = scale_and_shift(*of, self.eps)
-        self.scale, self.shift = total(scale.astype(of[0].dtype)), total(shift.astype(of[0].dtype))
+    def load(self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+        gamma, beta = (None if t is None else array(t) for t in (weight, bias))
+        scale, shift = scale_and_shift(array(mean), array(var), gamma, beta, self.eps)
+        dtype = array(mean).dtype
+        self.scale, self.shift = total(scale.astype(dtype)), total(shift.astype(dtype))
 
 
 @lru_cache(maxsize=256)
@@ -536,7 +537,7 @@ def _batch_norm_train_cpu(
     plan = _train_plan(input.dtype, spatial(input.shape), (weight is not None, bias is not None), eps)
     vectors = (total(array(t)) for t in (weight, bias) if t is not None)
     y, mean, var = _run(plan, input, channels_last, *vectors)
-    return y, torch.from_numpy(mean.reshape(-1)), torch.from_numpy(var.reshape(-1))  # type: ignore[return-value]
+    return y, torch.from_numpy(mean.reshape(-1)), torch.from_numpy(var.reshape(-1))
 
 
 def _batch_norm_train_fake(
@@ -547,7 +548,7 @@ def _batch_norm_train_fake(
 
 
 def _batch_norm_train_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    input, weight, bias, ctx.eps, _ = inputs
+    input, weight, _bias, ctx.eps, _ = inputs
     _, mean, var = output
     ctx.mark_non_differentiable(mean, var)
     ctx.save_for_backward(input, weight, mean, var)
@@ -585,7 +586,7 @@ def _batch_norm_backward_cpu(
     plan = _train_backward_plan(input.dtype, spatial(input.shape), weight is not None, eps)
     vectors = (total(array(t)) for t in (mean, var, weight) if t is not None)
     dx, dweight, dbias = _run(plan, grad, True, pixels(input), *vectors)
-    return dx, torch.from_numpy(dweight.reshape(-1)), torch.from_numpy(dbias.reshape(-1))  # type: ignore[return-value]
+    return dx, torch.from_numpy(dweight.reshape(-1)), torch.from_numpy(dbias.reshape(-1))
 
 
 def _batch_norm_backward_fake(
@@ -633,7 +634,8 @@ def _pool_plan(
     kernel_size, _, padding, _ = window
     if any(2 * p > r for p, r in zip(padding, kernel_size)):
         raise ShapeError(f"{kind}_pool: padding={padding}, want at most half of the kernel {kernel_size}")
-    sizes = _pool_sizes(dims[3 - len(kernel_size) : 3], *window, options.pop("ceil_mode"))
+    ceil_mode = options.pop("ceil_mode")
+    sizes = _pool_sizes(dims[3 - len(kernel_size) : 3], *window, ceil_mode)  # type: ignore[call-arg, arg-type]
     plan = new_plan(dtype)
     y = plan.pool(plan.input(dims), kind, **_window(*window), out=triple(sizes, 1), **options, label=f"{kind}_pool")
     plan.finish(list(y) if options.get("indices") else [y])
@@ -846,7 +848,7 @@ def _avg_pool_backward_plan(
     divisor: int,
 ) -> _core.Plan:
     plan = new_plan(dtype)
-    counting = dict(count_include_pad=count_include_pad, divisor=divisor)
+    counting: Any = dict(count_include_pad=count_include_pad, divisor=divisor)
     plan.finish([plan.avg_pool_backward(plan.input(out), dims, **_window(*window), **counting, label="avg_pool")])
     return plan
 

@@ -13,17 +13,16 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .. import _core
 
 SHAPES = 8  # plans that are kept for a set of parameters, one for each image shape and geometry
 _SAMPLES = 32  # 8-byte words of a tensor that are looked at before each call
-
-Tensor = torch.Tensor
 
 
 # Views of tensors
@@ -79,14 +78,11 @@ def total(vector: np.ndarray) -> np.ndarray:
 # What is made of parameters
 
 
-class Contents(Protocol):
-    """What is made of some tensors; load() makes it anew from their values, in the same memory."""
-
-    def load(self, *tensors: Tensor | None) -> None: ...
-
-
 class Made:
-    """The contents made of some tensors, what the tensors were like then, and the plans that use the contents."""
+    """The contents made of some tensors, what the tensors were like then, and the plans that use the contents.
+
+    contents.load(*tensors) makes them anew from the tensors' values, in the same memory.
+    """
 
     __slots__ = ("contents", "followed", "layouts", "plans", "refs", "state", "storages")
 
@@ -138,8 +134,8 @@ def _state(t: Tensor) -> tuple[int, int]:
     return t._version, _core.fingerprint(t.data_ptr(), t.nbytes, _SAMPLES)
 
 
-def made(kind: Hashable, tensors: tuple[Tensor | None, ...], make: Callable[[], Contents]) -> Made:
-    """What `make()`, and then load(), make of the tensors; from the last call if they have not changed since."""
+def made(kind: Hashable, tensors: tuple[Tensor | None, ...], make: Callable[[], Any]) -> Made:
+    """What `make()`, and then its load(), make of the tensors; from the last call if they have not changed since."""
     key = (kind, *[None if t is None else (t.data_ptr(), t.shape) for t in tensors])
     state = [None if t is None else _state(t) for t in tensors]
     known = _made.get(key)
@@ -148,7 +144,11 @@ def made(kind: Hashable, tensors: tuple[Tensor | None, ...], make: Callable[[], 
     with _lock:
         known = _made.get(key)
         if known is None or not known.is_of(tensors):
-            known = _made[key] = Made(make(), tensors, lambda _: _made.pop(key, None))
+
+            def forget(_: Any) -> None:
+                _made.pop(key, None)
+
+            known = _made[key] = Made(make(), tensors, forget)
         if known.state != state or not known.followed:
             known.contents.load(*tensors)
             known.state = state

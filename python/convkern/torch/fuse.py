@@ -163,8 +163,8 @@ def fuse(model: nn.Module) -> tuple[fx.GraphModule, list[tuple[str, str]]]:
                 program.add_submodule(name, chain.step())
                 chain.replace(graph, name)
                 names = [str(n.target) if n.op == "call_module" else n.name for n in chain.nodes]
+                report.update({name: f"fused into {names[0]}" for name in names[1:] if name in modules})
                 report[names[0]] = f"fused: {' + '.join(names)}"
-                report.update(dict.fromkeys(names[1:], f"fused into {names[0]}"))
     for node in graph.nodes:
         if node.op == "call_module" and node.target in modules and node.target not in report:
             own = isinstance(modules[node.target], Layer)

@@ -2,7 +2,7 @@
 
 What the kernels do not serve goes to the parent class, so a model never stops working because of a layer: other devices
 and element types, autocast, subclasses of Tensor, tracing by proxies, transforms of torch.func, forward-mode
-derivatives, empty images. `fallback_reason` says which.
+derivatives. `fallback_reason` says which.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ def fallback_reason(input: Any, *parameters: Tensor | None, casts: bool = False)
         return "autocast"
     if compiling:
         return None
-    if not input.numel():
-        return "no elements"
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "a transform of torch.func or a forward-mode derivative"
     return None
@@ -52,18 +50,14 @@ class Layer(nn.Module):
     """What the layers of this module have in common, beside what torch documents of theirs.
 
     Two attributes that may be set on a module, or by replace_layers:
-        memory_format: torch.channels_last (the default): outputs lie channels-last in memory whatever the input does,
-            so that layers hand them on without a transposition. torch.preserve_format: outputs lie as the input does;
-            for models that call `.view` on them.
+        channels_last: True (the default): outputs lie channels-last in memory whatever the input does, so that layers
+            hand them on without a transposition. False: outputs lie as the input does, for models that call `.view` on
+            them.
         exact: True for no algorithm that rounds differently from a plain sum (Winograd).
     """
 
-    memory_format: torch.memory_format = torch.channels_last
+    channels_last: bool = True
     exact: bool = False
-
-    @property
-    def _last(self) -> bool:
-        return self.memory_format != torch.preserve_format
 
     def _get_name(self) -> str:
         return f"convkern.{super()._get_name()}"
@@ -97,7 +91,7 @@ class _Conv(Layer):
             return self._conv_forward(input.unsqueeze(0), weight, bias).squeeze(0)
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-        return operators.conv(input, weight, bias, *self.geometry(), self._last)
+        return operators.conv(input, weight, bias, *self.geometry(), self.channels_last)
 
 
 class Conv1d(_Conv, nn.Conv1d):
@@ -143,7 +137,7 @@ class ConvTranspose2d(Layer, nn.ConvTranspose2d):
         extra = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)
         if input.dim() == 3:
             return self.forward(input.unsqueeze(0), output_size and output_size[-2:]).squeeze(0)
-        return operators.conv(input, self.weight, self.bias, *self.geometry(extra), self._last)
+        return operators.conv(input, self.weight, self.bias, *self.geometry(extra), self.channels_last)
 
 
 class Linear(Layer, nn.Linear):
@@ -180,11 +174,13 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):
         if fallback_reason(input, self.weight, self.bias, mean, var) or (mean is None) != (var is None):
             return super().forward(input)
         if not self.training and mean is not None:
-            return operators.batch_norm(input, self.weight, self.bias, mean, var, self.eps, self._last)
+            return operators.batch_norm(input, self.weight, self.bias, mean, var, self.eps, self.channels_last)
         count = input.numel() // input.shape[1]
-        if count == 1:  # torch's error says what is wrong
+        if count < 2:  # torch's error says what is wrong
             return super().forward(input)
-        y, batch_mean, batch_var = operators.batch_norm_train(input, self.weight, self.bias, self.eps, self._last)
+        y, batch_mean, batch_var = operators.batch_norm_train(
+            input, self.weight, self.bias, self.eps, self.channels_last
+        )
         if self.training and self.track_running_stats and mean is not None and var is not None:
             momentum = self.momentum
             if self.num_batches_tracked is not None:
@@ -211,9 +207,9 @@ class MaxPool2d(Layer, nn.MaxPool2d):
         window = [_numbers(v) for v in (self.kernel_size, self.stride, self.padding, self.dilation)]
         x = input if input.dim() == 4 else input.unsqueeze(0)
         if not self.return_indices and not (torch.is_grad_enabled() and input.requires_grad):
-            y = operators.max_pool(x, *window, self.ceil_mode, self._last)
+            y = operators.max_pool(x, *window, self.ceil_mode, self.channels_last)
             return y if input.dim() == 4 else y.squeeze(0)
-        y, index = operators.max_pool_with_indices(x, *window, self.ceil_mode, self._last)
+        y, index = operators.max_pool_with_indices(x, *window, self.ceil_mode, self.channels_last)
         if input.dim() == 3:
             y, index = y.squeeze(0), index.squeeze(0)
         return (y, index) if self.return_indices else y
@@ -232,7 +228,7 @@ class AvgPool2d(Layer, nn.AvgPool2d):
         if fallback_reason(input) or not 3 <= input.dim() <= 4 or not (divisor is None or divisor > 0):
             return super().forward(input)
         window = [_numbers(v) for v in (self.kernel_size, self.stride, self.padding)]
-        options = (self.ceil_mode, self.count_include_pad, divisor or 0, self._last)
+        options = (self.ceil_mode, self.count_include_pad, divisor or 0, self.channels_last)
         if input.dim() == 4:
             return operators.avg_pool(input, *window, *options)
         return operators.avg_pool(input.unsqueeze(0), *window, *options).squeeze(0)
@@ -250,8 +246,8 @@ class AdaptiveAvgPool2d(Layer, nn.AdaptiveAvgPool2d):
             return super().forward(input)
         sizes = [n if size is None else size for n, size in zip(input.shape[-2:], _numbers(self.output_size))]
         if input.dim() == 4:
-            return operators.adaptive_avg_pool(input, sizes, self._last)
-        return operators.adaptive_avg_pool(input.unsqueeze(0), sizes, self._last).squeeze(0)
+            return operators.adaptive_avg_pool(input, sizes, self.channels_last)
+        return operators.adaptive_avg_pool(input.unsqueeze(0), sizes, self.channels_last).squeeze(0)
 
 
 # torch's class -> ours

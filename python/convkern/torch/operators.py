@@ -757,7 +757,7 @@ def _max_pool_backward_cpu(
 ) -> Tensor:
     window = _tuples(kernel_size, stride, padding, dilation)
     plan = _max_pool_backward_plan(grad.dtype, spatial(input_size), spatial(grad.shape), window)
-    return _run(plan, grad, True, pixels(index))[0]
+    return _run(plan, grad, True, np.ascontiguousarray(pixels(index)))[0]
 
 
 def _max_pool_backward_fake(grad: Tensor, index: Tensor, input_size: Ints, *window: Any) -> Tensor:

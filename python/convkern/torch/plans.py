@@ -3,9 +3,9 @@
 A tensor's memory is read in place, whatever its strides, and results are made in memory the package recycles; neither
 is copied. What is made of parameters (packed filters, folded norms, and the plans that use them) is kept once for the
 whole process, by the tensors' memory, and goes when that memory goes. It is current while each tensor has the same
-version (`tensor._version`) and the same fingerprint: `tensor.data` changes memory without counting, so a sample of the
-values is compared as well, and inference tensors, which count nothing, are compared as a whole. Values that changed are
-packed again into the same memory, and plans stay.
+version (`tensor._version`) and the same fingerprint: `tensor.data` changes memory without counting, so values are
+compared as well: all of them if they are few or float64 (gradcheck changes one at a time) or of an inference tensor,
+which counts nothing, else a sample. Values that changed are packed again into the same memory, and plans stay.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import Tensor
 from .. import _core
 
 SHAPES = 8  # plans that are kept for a set of parameters, one for each image shape and geometry
-_SAMPLES = 32  # 8-byte words of a tensor that are looked at before each call
+_SAMPLES = 256  # 8-byte words of a tensor of more than _FEW bytes that are looked at before each call
+_FEW = 16 << 10
 
 
 # Views of tensors
@@ -129,9 +130,11 @@ def _dense(t: Tensor | None) -> bool:
 
 def _state(t: Tensor) -> tuple[int, int]:
     """What changes when the values of a tensor change."""
+    size = t.nbytes
     if t.is_inference():
-        return -1, _core.fingerprint(t.data_ptr(), t.nbytes)
-    return t._version, _core.fingerprint(t.data_ptr(), t.nbytes, _SAMPLES)
+        return -1, _core.fingerprint(t.data_ptr(), size)
+    samples = 0 if size <= _FEW or t.dtype == torch.float64 else _SAMPLES
+    return t._version, _core.fingerprint(t.data_ptr(), size, samples)
 
 
 def made(kind: Hashable, tensors: tuple[Tensor | None, ...], make: Callable[[], Any]) -> Made:

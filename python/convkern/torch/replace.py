@@ -55,7 +55,7 @@ def replace_layers(
     for module in model.modules():
         _change_class(module, LAYERS)
         if isinstance(module, Layer):
-            module.exact, module.memory_format = exact, memory_format
+            module.exact, module.channels_last = exact, memory_format == torch.channels_last
     return FusedModel(model) if fuse else model
 
 
@@ -72,7 +72,7 @@ def restore_layers(model: nn.Module) -> nn.Module:
         model = model.original
     for module in model.modules():
         if isinstance(module, Layer):
-            for name in ("exact", "memory_format"):
+            for name in ("exact", "channels_last"):
                 module.__dict__.pop(name, None)
             _change_class(module, _TORCHS)
     return model

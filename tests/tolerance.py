@@ -85,6 +85,27 @@ def winograd_bound(
     return sum_bound(x.shape[-1] + 20, magnitude)
 
 
+def winograd_weight_bound(p: oracle.Conv, x: Any, dy: Any) -> np.ndarray:
+    """The gradient of 3x3 weights by F(3x3, 4x4), stride 1: gamma(n) * the same algorithm on absolute values.
+
+    n = the tiles summed, 4 roundings in each of two dimensions of three transforms, 2 of G's entries, and the groups of
+    tiles added, of which there are fewer than tiles.
+    """
+    x, dy = np.abs(np.asarray(x, np.float64))[:, 0], np.abs(np.asarray(dy, np.float64))[:, 0]
+    n, rows, columns = dy.shape[0], -(-dy.shape[1] // 4), -(-dy.shape[2] // 4)
+    a, g, b = np.abs(_powers(3)), np.abs(_powers(4)), np.abs(_B)
+    g[:5] /= np.abs([[np.prod(point - others)] for point, others in zip(_POINTS, _OTHERS)])
+    pads = [(lo, max(0, 4 * m + 2 - lo - size)) for lo, m, size in zip(p.pad_lo[1:], (rows, columns), x.shape[1:3])]
+    x = np.pad(x, ((0, 0), *pads, (0, 0)))[:, : 4 * rows + 2, : 4 * columns + 2]
+    dy = np.pad(dy, ((0, 0), (0, -dy.shape[1] % 4), (0, -dy.shape[2] % 4), (0, 0)))
+    x_tiles = np.lib.stride_tricks.sliding_window_view(x, (6, 6), (1, 2))[:, ::4, ::4]  # n rows columns c 6 6
+    dy_tiles = np.lib.stride_tricks.sliding_window_view(dy, (4, 4), (1, 2))[:, ::4, ::4]
+    v = np.einsum("ai,bj,nrscij->abcnrs", b, b, x_tiles, optimize=True)
+    u = np.einsum("ai,bj,nrskij->abnrsk", g, g, dy_tiles, optimize=True)
+    sums = v.reshape(6, 6, v.shape[2], -1) @ u.reshape(6, 6, -1, u.shape[-1])
+    return sum_bound(2 * n * rows * columns + 26, np.einsum("ai,bj,abck->ijck", a, a, sums, optimize=True)[None])
+
+
 def winograd_rms_ratio(channels: int) -> float:
     """How much larger Winograd's RMS error may be than the direct kernel's on normal numbers. Measured.
 

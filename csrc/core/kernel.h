@@ -124,7 +124,7 @@ struct PhasedKernel {
   double (*cost)(const Problem&);
   int64_t (*scratch_bytes)(const Problem&);
   int64_t (*shared_bytes)(const Problem&, int64_t images);
-  int phases;
+  int64_t (*phases)(const Problem&, int64_t images);
   int64_t (*tasks)(const Problem&, int64_t images, int phase);
   void (*run)(const Problem&, const Args&, int64_t images, int phase, int64_t first, int64_t last, void* scratch, void* shared);
 };

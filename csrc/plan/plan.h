@@ -208,8 +208,8 @@ class Plan {
   void use_weight(Step& step, const std::shared_ptr<Parameter>& weight, Form form);
   void check_vector(int t, int64_t size, const char* what) const;
   template <class K, class P, class F>
-  void add_training(const std::vector<const K*>& rows, const P& problem, std::vector<int> reads, std::vector<int> writes, Info info,
-                    F args);
+  void add_training(const std::vector<const K*>& rows, const P& problem, std::vector<int> reads, std::vector<int> writes, Info info, F args,
+                    const std::string& forced = "");
   template <class F>
   static void each_tensor(const Step& step, const F& f) {
     for (int t : {step.x, step.x2, step.y, step.index, step.live_scale, step.live_shift}) f(t);

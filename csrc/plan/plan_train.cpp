@@ -3,6 +3,7 @@
 // A gradient is one row of a family of its own (conv_weight, pool_back, ...) or, where the forward kernels can do it, an ordinary step: the gradient
 // of a convolution's input is a convolution with other weights. Rows may run in phases, see core/kernel.h.
 #include <algorithm>
+#include <limits>
 
 #include "core/activation.h"
 #include "core/parallel.h"
@@ -12,19 +13,23 @@ namespace ck {
 namespace {
 
 // w[t,r,s,c,g*K/G+k] -> [t,r,s,k,g*C/G+c], the taps in reverse order if `flip`: the weights of the convolution that leads dy back to dx.
-template <class T>
-void swap_channels(const std::array<int64_t, 5>& w, int64_t groups, bool flip, const T* from, T* to, int threads) {
-  const int64_t taps = w[0] * w[1] * w[2], c = w[3], k = w[4] / groups, row = w[4], out_row = groups * c;
-  constexpr int64_t kBlock = 16;
-  const int64_t blocks = (k + kBlock - 1) / kBlock;
-  parallel_ranges(taps * groups * blocks, threads, [&](int, int64_t first, int64_t last) {
-    for (int64_t task = first; task < last; ++task) {
-      const int64_t tap = task / (groups * blocks), g = task / blocks % groups, block = task % blocks;
-      const int64_t k_first = block * kBlock, k_last = std::min(k, k_first + kBlock);
-      const T* in = from + tap * c * row + g * k;
-      T* out = to + (flip ? taps - 1 - tap : tap) * k * out_row + g * c;
-      for (int64_t i = 0; i < c; ++i)
-        for (int64_t j = k_first; j < k_last; ++j) out[j * out_row + i] = in[i * row + j];
+// A transposition of the last two dimensions for each tap and group, which the kernels for copies do.
+void swap_channels(const std::array<int64_t, 5>& w, int64_t groups, bool flip, int element_bytes, const void* from, void* to, int threads) {
+  const int64_t taps = w[0] * w[1] * w[2], c = w[3], k = w[4] / groups;
+  MoveProblem p{};
+  p.in[0] = p.in[1] = p.out[0] = p.out[1] = 1, p.in[2] = p.out[3] = c, p.in[3] = p.out[2] = k;
+  p.perm[0] = 0, p.perm[1] = 1, p.perm[2] = 3, p.perm[3] = 2;
+  const MoveKernel& kernel = *select(element_bytes == 8 ? reference64().Move : table().Move, p).kernel;
+  const int64_t tasks = kernel.tasks(p, 1);
+  parallel_ranges(taps * groups * tasks, threads, [&](int, int64_t first, int64_t last) {
+    while (first < last) {
+      const int64_t tap = first / (groups * tasks), g = first / tasks % groups, task = first % tasks,
+                    end = std::min(tasks, task + last - first);
+      const char* x = static_cast<const char*>(from) + (tap * c * w[4] + g * k) * element_bytes;
+      char* y = static_cast<char*>(to) + ((flip ? taps - 1 - tap : tap) * k * groups * c + g * c) * element_bytes;
+      const View vx{const_cast<char*>(x), 0, 0, 0, w[4]}, vy{y, 0, 0, 0, groups * c};
+      kernel.run(p, MoveArgs{vx, vy, 1, 1}, 1, task, end, nullptr);
+      first += end - task;
     }
   });
 }
@@ -43,12 +48,7 @@ void Parameter::refresh(Packed& packed, int threads) {
   if (packed.form != Form::kForward) {
     swapped = Buffer(shape[0] * shape[1] * shape[2] * shape[3] * shape[4] * element_bytes);
     const bool flip = packed.form == Form::kSwappedFlipped;
-    if (element_bytes == 4)
-      swap_channels(shape, packed.problem.groups, flip, static_cast<const float*>(data_), reinterpret_cast<float*>(swapped.data()),
-                    threads);
-    else
-      swap_channels(shape, packed.problem.groups, flip, static_cast<const double*>(data_), reinterpret_cast<double*>(swapped.data()),
-                    threads);
+    swap_channels(shape, packed.problem.groups, flip, element_bytes, data_, swapped.data(), threads);
     weights = swapped.data();
   }
   const void* scale = scale_.bytes() ? scale_.data() : nullptr;
@@ -61,12 +61,12 @@ void Parameter::refresh(Packed& packed, int threads) {
 // `args` makes the row's arguments from the views of `reads`, then `writes`.
 template <class K, class P, class F>
 void Plan::add_training(const std::vector<const K*>& rows, const P& problem, std::vector<int> reads, std::vector<int> writes, Info info,
-                        F args) {
+                        F args, const std::string& forced) {
   if (finished_) unsupported("a finished plan takes no more steps");
   if (!training_) unsupported(info.op + ": only a plan made with training=True has totals and backward steps");
-  const Choice<K> choice = select(rows, problem);
+  const Choice<K> choice = select(rows, problem, forced);
   const K& kernel = *choice.kernel;
-  info.kernel = kernel.name, info.why = cost_text(choice.cost), info.refused = choice.refused;
+  info.kernel = kernel.name, info.why = forced.empty() ? cost_text(choice.cost) : "forced", info.refused = choice.refused;
   info.workspace = kernel.scratch_bytes(problem);
   scratch_bytes_ = std::max(scratch_bytes_, info.workspace);
   info.in = tensor(reads[0]).dims, info.out = tensor(writes[0]).dims;
@@ -81,7 +81,8 @@ void Plan::add_training(const std::vector<const K*>& rows, const P& problem, std
     if (worth < threads) threads = worth < 1 ? 1 : static_cast<int>(worth);
     const auto a = args(views);
     const int64_t bytes = (kernel.scratch_bytes(problem) + 63) / 64 * 64;
-    for (int phase = 0; phase < kernel.phases; ++phase)
+    const int phases = static_cast<int>(kernel.phases(problem, images));
+    for (int phase = 0; phase < phases; ++phase)
       parallel_ranges(kernel.tasks(problem, images, phase), threads, [&](int thread, int64_t first, int64_t last) {
         kernel.run(problem, a, images, phase, first, last, scratch + thread * bytes, shared);
       });
@@ -95,6 +96,17 @@ void Plan::add_training(const std::vector<const K*>& rows, const P& problem, std
 }
 
 namespace {
+
+// What a transposed convolution was told to add to its output, as it shows in the gradient.
+Triple output_padding(const Dims& in, const Dims& out, const std::array<int64_t, 5>& w, const Plan::ConvOptions& o) {
+  Triple extra{};
+  for (int i = 0; i < 3; ++i) {
+    extra[i] = out[i] - ((in[i] - 1) * o.stride[i] - o.pad_lo[i] - o.pad_hi[i] + o.dilation[i] * (w[i] - 1) + 1);
+    if (extra[i] < 0 || extra[i] >= std::max<int64_t>({1, o.stride[i], o.dilation[i]}))
+      shape_error("the gradient " + text(out) + " is not of the shape of a forward result of " + text(in));
+  }
+  return extra;
+}
 
 Plan::Info named(const char* op, const std::string& label, int64_t macs = 0) { return {op, label, "", "", {}, {}, {}, macs, 0, 0, 0}; }
 
@@ -128,16 +140,8 @@ int Plan::conv_backward_data(int dy, const std::shared_ptr<Parameter>& weight, c
   if (weight->element_bytes != element_bytes_) dtype_error("the weight's type is not the plan's");
   const Dims out = tensor(dy).dims;
   ConvOptions o = options;
-  // What a transposed convolution was told to add to its output shows in dy.
-  if (o.transposed) o.output_padding = {0, 0, 0};
-  ConvProblem f = conv_problem(in, weight->shape, o);
-  if (o.transposed) {
-    const int64_t least[3] = {f.z, f.p, f.q};
-    for (int i = 0; i < 3; ++i)
-      if (out[i] < least[i] || out[i] >= least[i] + std::max(o.stride[i], o.dilation[i]))
-        shape_error("the gradient " + text(out) + " is not of the shape of the forward result " + text({f.z, f.p, f.q, f.k}));
-    f.z = out[0], f.p = out[1], f.q = out[2];
-  }
+  if (o.transposed) o.output_padding = output_padding(in, out, weight->shape, o);
+  const ConvProblem f = conv_problem(in, weight->shape, o);
   const Dims want = {f.z, f.p, f.q, f.k};
   if (out != want) shape_error("the gradient " + text(out) + " is not of the shape of the forward result " + text(want));
   if (add >= 0 && tensor(add).dims != in)
@@ -152,11 +156,18 @@ int Plan::conv_backward_data(int dy, const std::shared_ptr<Parameter>& weight, c
     // With stride 1 the transposed convolution is an ordinary one with the taps in reverse order.
     const int64_t lo[3] = {p.dil_d * (p.t - 1) - p.pad_d_lo, p.dil_h * (p.r - 1) - p.pad_h_lo, p.dil_w * (p.s - 1) - p.pad_w_lo};
     const int64_t hi[3] = {p.dil_d * (p.t - 1) - p.pad_d_hi, p.dil_h * (p.r - 1) - p.pad_h_hi, p.dil_w * (p.s - 1) - p.pad_w_hi};
-    if (std::min({lo[0], lo[1], lo[2], hi[0], hi[1], hi[2]}) >= 0) {
-      p.transposed = 0, form = Form::kSwappedFlipped;
-      p.pad_d_lo = lo[0], p.pad_h_lo = lo[1], p.pad_w_lo = lo[2];
-      p.pad_d_hi = hi[0], p.pad_h_hi = hi[1], p.pad_w_hi = hi[2];
-    }
+    ConvProblem flipped = p;
+    flipped.transposed = 0;
+    flipped.pad_d_lo = lo[0], flipped.pad_h_lo = lo[1], flipped.pad_w_lo = lo[2];
+    flipped.pad_d_hi = hi[0], flipped.pad_h_hi = hi[1], flipped.pad_w_hi = hi[2];
+    const auto cost = [&](const ConvProblem& problem) {
+      try {
+        return select(table_.Conv, problem, o.algo).cost;
+      } catch (const Error&) {  // the forced row takes the other form only
+        return std::numeric_limits<double>::infinity();
+      }
+    };
+    if (std::min({lo[0], lo[1], lo[2], hi[0], hi[1], hi[2]}) >= 0 && cost(flipped) <= cost(p)) p = flipped, form = Form::kSwappedFlipped;
   }
   const int64_t taps = p.t * p.r * p.s;
   const int64_t macs = (f.transposed ? elements(in) * (f.k / f.groups) : elements(out) * (f.c / f.groups)) * taps;
@@ -174,23 +185,18 @@ int Plan::conv_backward_weight(int x, int dy, const Triple& window, const ConvOp
     shape_error("groups=" + std::to_string(options.groups) + " must divide the channels " + std::to_string(in[3]) + " and the filters " +
                 std::to_string(out[3]));
   ConvOptions o = options;
-  if (o.transposed) o.output_padding = {0, 0, 0};
-  ConvProblem p = conv_problem(in, {window[0], window[1], window[2], in[3] / o.groups, out[3]}, o);
+  const std::array<int64_t, 5> shape = {window[0], window[1], window[2], in[3] / o.groups, out[3]};
+  if (o.transposed) o.output_padding = output_padding(in, out, shape, o);
+  ConvProblem p = conv_problem(in, shape, o);
   p.act = {Act::kNone, 0, 0};
-  if (o.transposed) {
-    const int64_t least[3] = {p.z, p.p, p.q};
-    for (int i = 0; i < 3; ++i)
-      if (out[i] < least[i] || out[i] >= least[i] + std::max(o.stride[i], o.dilation[i]))
-        shape_error("the gradient " + text(out) + " is not of the shape of the forward result " + text({p.z, p.p, p.q, p.k}));
-    p.z = out[0], p.p = out[1], p.q = out[2];
-  }
   const Dims want = {p.z, p.p, p.q, p.k};
   if (out != want) shape_error("the gradient " + text(out) + " is not of the shape of the forward result " + text(want));
   const int64_t taps = p.t * p.r * p.s, c_group = p.c / p.groups;
   const int dw = new_tensor({p.t, p.r, p.s, c_group * p.k}, false, true);
   const int64_t macs = (p.transposed ? elements(in) * (p.k / p.groups) : elements(out) * c_group) * taps;
-  add_training(table_.ConvWeight, p, {x, dy}, {dw}, named("conv_backward_weight", label, macs),
-               [](const std::vector<View>& v) { return ConvWeightArgs{v[0], v[1], v[2].data}; });
+  add_training(
+      table_.ConvWeight, p, {x, dy}, {dw}, named("conv_backward_weight", label, macs),
+      [](const std::vector<View>& v) { return ConvWeightArgs{v[0], v[1], v[2].data}; }, o.algo);
   return dw;
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import itertools
 import json
 import os
 import sys
@@ -192,6 +193,45 @@ def bench_peers(args: argparse.Namespace) -> int:
     doc = _bench(args, _peers(args.peers or ",".join(PEERS)), layers, models)
     if args.plot is not None:
         plot.draw(doc, args.plot)
+    return 0
+
+
+def bench_backward(args: argparse.Namespace) -> int:
+    """Time the gradients of convolution layers, of their input and of their weights, beside PyTorch."""
+    from . import _core
+    from .bench import backward, harness, peers, report, shapefile
+
+    threads = args.threads or _core.num_threads()
+    against = [] if args.peers == "none" or peers.missing("torch") else ["torch"]
+    doc = report.document(threads, args.seconds, peers.versions(against))
+    peak, quiet = harness.Peak(threads), args.json == "-"
+    names = [name for target in args.targets for name in (shapefile.names() if target == "all" else [target])]
+    timed: dict[Any, dict[str, Any]] = {}  # by shape, batch and gradient
+    if not quiet:
+        print(backward.COLUMNS.head())
+    try:
+        for target in dict.fromkeys(names):
+            for layer in _layers_of(target, args):
+                if not any(fnmatch.fnmatch(layer.name, pattern) for pattern in args.filter or ["*"]):
+                    continue
+                for n, gradient in itertools.product(args.batch, args.gradients):
+                    key = (replace(layer, name="", count=1), n, gradient)
+                    if key in timed:
+                        row = dict(timed[key], layer=layer.name, shape=str(layer), same_as=timed[key]["model"])
+                    else:
+                        row = backward.run(
+                            layer, gradient, n, threads, bool(against), args.seconds, args.rounds, args.exact
+                        )
+                        peak.measure()
+                    row["model"] = Path(target).stem
+                    timed.setdefault(key, row)
+                    doc["rows"].append(row)
+                    if not quiet:
+                        print(backward.line(row), flush=True)
+    finally:  # what was measured before Ctrl-C or an error is kept
+        doc["peak_gflops"], doc["means"] = peak.gflops, backward.means(doc["rows"])
+        if doc["rows"] and not _json(args, doc):
+            print(f"\n{backward.summary(doc['rows'])}")
     return 0
 
 
@@ -575,6 +615,15 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seconds", type=float, default=2.0, help="counted time for each contestant (default 2)")
     command.add_argument("--rounds", type=_positive, default=7, help="alternations between the contestants (default 7)")
 
+    command = add("bench backward", bench_backward)
+    command.add_argument(
+        "targets", nargs="*", default=["resnet50"], metavar="WHAT", help="shape files, models, or 'all' shape files"
+    )
+    command.add_argument(
+        "--gradients", nargs="+", choices=("data", "weight"), default=["data", "weight"], help="default: both"
+    )
+    of_bench(command, "torch if installed")
+
     command = add("bench compare", bench_compare, threads=False)
     command.add_argument("old")
     command.add_argument("new")
@@ -594,7 +643,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"] and words[1:2] in (["compare"], ["peers"], ["table"], ["torch"]):
+    if words[:1] == ["bench"] and words[1:2] in (["backward"], ["compare"], ["peers"], ["table"], ["torch"]):
         words[:2] = [" ".join(words[:2])]
     args = parser().parse_args(words)
     try:

@@ -36,6 +36,7 @@ class Case:
     inputs: Sequence[np.ndarray]
     build: Build
     exact: bool
+    training: bool = False  # a gradient; then the result may be one for the batch
 
     def run(self, dtype: str, kernel: str = "") -> tuple[Any, list[np.ndarray]]:
         """The plan in that type, and its outputs."""
@@ -43,7 +44,7 @@ class Case:
         def cast(array: np.ndarray) -> np.ndarray:
             return np.ascontiguousarray(array, dtype)
 
-        plan = _core.Plan(dtype=dtype)
+        plan = _core.Plan(dtype=dtype, training=self.training)
         ids = [plan.input(array.shape[1:]) for array in self.inputs]
         plan.finish([self.build(plan, ids, cast, kernel)])
         return plan, plan.run([cast(array) for array in self.inputs])
@@ -64,12 +65,13 @@ def run(count: int = 400, seed: int = 0, progress: Callable[[str, int, int], Non
     try:
         for isa in _core.isas():
             _core.set_isa(isa)
-            convs = [row["name"] for row in _core.kernels() if row["isa"] == isa and row["family"] == "conv"]
-            if checks:  # the reference is the same code for all
-                convs.remove("conv_ref")
+            forced: dict[str, list[str]] = {"conv": [], "conv_weight": []}
+            for row in _core.kernels():  # the reference is the same code for all
+                if row["isa"] == isa and row["family"] in forced and not (checks and row["name"].endswith("_ref")):
+                    forced[row["family"]].append(row["name"])
             tally: Counter[str] = Counter()
             for done, (case, want) in enumerate(cases):
-                for kernel in ["", *(convs if case.family == "conv" else ())]:
+                for kernel in ["", *forced.get(case.family, ())]:
                     try:
                         plan, (got,) = case.run("float32", kernel)
                     except Unsupported:
@@ -100,6 +102,9 @@ def _difference(case: Case, got: np.ndarray, want: np.ndarray) -> str:
 
 
 def _depends_on_batch(case: Case, plan: Any, batch: np.ndarray) -> str:
+    if case.training:  # statistics and sums are those of the batch; the threads must not show
+        (one,) = plan.run([np.ascontiguousarray(array, np.float32) for array in case.inputs], threads=1)
+        return "" if np.array_equal(one, batch, equal_nan=True) else "other bits on one thread than on all"
     (alone,) = plan.run([np.ascontiguousarray(array[:1], np.float32) for array in case.inputs], threads=1)
     return (
         "" if np.array_equal(alone[0], batch[0], equal_nan=True) else "other bits alone on one thread than in the batch"
@@ -109,7 +114,11 @@ def _depends_on_batch(case: Case, plan: Any, batch: np.ndarray) -> str:
 def problems(count: int, seed: int = 0) -> Iterator[Case]:
     """`count` random problems, a convolution every second time."""
     rng = np.random.default_rng(seed)
-    others = (_pool, _adaptive_pool, _norm, _activation, _binary, _concat, _pad, _transpose, _resize)
+    others = (
+        *(_pool, _adaptive_pool, _norm, _activation, _binary, _concat, _pad, _transpose, _resize, _data_gradient),
+        *(_weight_gradient, _pool_gradient, _norm_gradient, _batch_norm, _activation_gradient, _sum, _dropout, _loss),
+        *(_pad_gradient, _resize_gradient, _update),
+    )
     for i in range(count):
         yield (_conv if i % 2 == 0 else others[i // 2 % len(others)])(rng)
 
@@ -303,4 +312,210 @@ def _resize(rng: np.random.Generator) -> Case:
         [x],
         lambda plan, ids, cast, kernel: plan.resize(ids[0], out, mode, corners),
         exact=mode.startswith("nearest"),
+    )
+
+
+# Gradients
+
+
+def _conv_gradient(
+    rng: np.random.Generator,
+) -> tuple[dict[str, Any], tuple[int, ...], tuple[int, ...], tuple[int, ...], str]:
+    """Geometry, shapes of x, y and the weights, and words."""
+    while True:
+        size = _sizes(rng)
+        window = tuple(int(_pick(rng, 1, 2, 3, 3, 5)) if n > 1 else 1 for n in size)
+        stride = tuple(int(_pick(rng, 1, 1, 2)) for _ in size)
+        pad = tuple(int(rng.integers(0, r + 1)) if r > 1 else 0 for r in window)
+        transposed = rng.random() < 0.2
+        formula = conv_transpose_size if transposed else conv_size
+        out = tuple(formula(n, r, s, p, p, 1, *([0] * transposed)) for n, r, s, p in zip(size, window, stride, pad))
+        groups = int(_pick(rng, 1, 1, 2, 4))
+        c, k = (groups * int(_pick(rng, 1, 3, 4, 8, 17)) for _ in range(2))
+        if rng.random() < 0.25:
+            groups = c = k = _channels(rng)
+        if min(out) >= 1 and math.prod(window) * (c // groups) * k * math.prod(out) <= _MACS:
+            break
+    geometry = dict(stride=stride, pad_lo=pad, pad_hi=pad, groups=groups, transposed=transposed)
+    text = f"{'transposed ' * transposed}convolution {size}x{c} -> {k}, window {window}, stride {stride}, padding {pad}"
+    return geometry, (3, *size, c), (3, *out, k), (*window, c // groups, k), f"{text}, groups {groups}"
+
+
+def _data_gradient(rng: np.random.Generator) -> Case:
+    geometry, x, y, weight, text = _conv_gradient(rng)
+    w = _integers(rng, *weight)
+
+    def build(plan: Any, ids: Sequence[int], cast: Callable[[np.ndarray], np.ndarray], kernel: str) -> int:
+        return plan.conv_backward_data(ids[0], _core.Parameter(cast(w)), x[1:], algo=kernel, **geometry)
+
+    return Case("conv", f"data gradient of {text}", [_integers(rng, *y)], build, exact=True, training=True)
+
+
+def _weight_gradient(rng: np.random.Generator) -> Case:
+    geometry, x, y, weight, text = _conv_gradient(rng)
+
+    def build(plan: Any, ids: Sequence[int], cast: Any, kernel: str) -> int:
+        return plan.conv_backward_weight(*ids, kernel=weight[:3], algo=kernel, **geometry)
+
+    inputs = [_integers(rng, *x), _integers(rng, *y)]
+    winograd = geometry["stride"] == (1, 1, 1) and weight[:3] == (1, 3, 3)  # which rounds
+    return Case("conv_weight", f"weight gradient of {text}", inputs, build, exact=not winograd, training=True)
+
+
+def _pool_gradient(rng: np.random.Generator) -> Case:
+    x = _image(rng)
+    window = tuple(int(rng.integers(1, min(n, 3) + 1)) for n in x.shape[1:4])
+    stride = tuple(int(rng.integers(1, 4)) for _ in window)
+    out = tuple((n - r) // s + 1 for n, r, s in zip(x.shape[1:4], window, stride))
+    dy, kind = _integers(rng, 3, *out, x.shape[-1]), _pick(rng, "max", "avg")
+    geometry = dict(window=window, stride=stride)
+
+    def build(plan: Any, ids: Sequence[int], cast: Any, kernel: str) -> int:
+        if kind == "avg":
+            return plan.avg_pool_backward(ids[1], x.shape[1:], **geometry)
+        index = plan.pool(ids[0], "max", out=out, indices=True, **geometry)[1]
+        return plan.max_pool_backward(ids[1], index, x.shape[1:], **geometry)
+
+    text = f"gradient of {kind} pooling {x.shape[1:]}, window {window}, stride {stride}"
+    return Case("pool_back", text, [x, dy], build, exact=kind == "max", training=True)
+
+
+def _norm_gradient(rng: np.random.Generator) -> Case:
+    kind, x = _pick(rng, "layer_norm", "lrn", "softmax"), _image(rng)
+    g = _integers(rng, x.shape[-1])
+
+    def build(plan: Any, ids: Sequence[int], cast: Callable[[np.ndarray], np.ndarray], kernel: str) -> int:
+        if kind == "layer_norm":
+            return plan.layer_norm_backward(*ids, _core.Parameter(cast(g)), 1e-1)[0]
+        if kind == "lrn":
+            return plan.lrn_backward(*ids, 5, 1e-4, 0.75, 2.0)
+        return plan.softmax_backward(*ids)
+
+    inputs = [_integers(rng, *x.shape), x]
+    return Case("norm_back", f"gradient of {kind} {x.shape[1:]}", inputs, build, exact=False, training=True)
+
+
+def _batch_norm(rng: np.random.Generator) -> Case:
+    x, backward = _image(rng), bool(rng.integers(2))
+
+    def build(plan: Any, ids: Sequence[int], cast: Any, kernel: str) -> int:
+        y, mean, var = plan.batch_norm_train(ids[0], None, None, 1e-1)
+        return plan.batch_norm_backward(ids[1], ids[0], mean, var, None, None, 1e-1)[0] if backward else y
+
+    text = f"{'gradient of ' * backward}batch norm {x.shape[1:]}"
+    return Case("batch_norm", text, [x, _integers(rng, *x.shape)], build, exact=False, training=True)
+
+
+def _activation_gradient(rng: np.random.Generator) -> Case:
+    name, x = _pick(rng, *(a for a in ACTIVATIONS if a != "none")), _image(rng)
+    a, b = {"clamp": (-1.0, 2.0), "softplus": (1.0, 20.0)}.get(name, (0.5, 0.0))
+    return Case(
+        "map_back",
+        f"gradient of {name} {x.shape[1:]}",
+        [_integers(rng, *x.shape), x],
+        lambda plan, ids, cast, kernel: plan.activation_backward(*ids, name, a, b),
+        exact=name in ("relu", "relu6", "clamp"),
+        training=True,
+    )
+
+
+def _sum(rng: np.random.Generator) -> Case:
+    x = _image(rng)
+    shape, total = _pick(rng, (1, 1, 1, x.shape[-1]), (1, 1, 1, 1), x.shape[1:]), bool(rng.integers(2))
+    return Case(
+        "sum",
+        f"sum of {x.shape[1:]} to {shape}",
+        [x, _integers(rng, *x.shape)],
+        lambda plan, ids, cast, kernel: plan.sum(*ids, shape=shape, total=total),
+        exact=True,
+        training=True,
+    )
+
+
+def _dropout(rng: np.random.Generator) -> Case:
+    x, seed = _image(rng), int(rng.integers(1 << 40))
+    return Case(
+        "dropout",
+        f"dropout {x.shape[1:]}",
+        [x],
+        lambda plan, ids, cast, kernel: plan.dropout(ids[0], rate=0.5, seed=seed),
+        exact=True,
+        training=True,
+    )
+
+
+def _loss(rng: np.random.Generator) -> Case:
+    x, kind = _image(rng), _pick(rng, "softmax_sparse", "softmax_dense", "sigmoid", "squared", "absolute")
+    target = (
+        _integers(rng, *x.shape) if kind != "softmax_sparse" else np.abs(_integers(rng, *x.shape[:4], 1)) % x.shape[-1]
+    )
+    return Case(
+        "loss",
+        f"{kind} loss of {x.shape[1:]}",
+        [x, target],
+        lambda plan, ids, cast, kernel: plan.loss(*ids, kind)[1],
+        exact=False,
+        training=True,
+    )
+
+
+def _pad_gradient(rng: np.random.Generator) -> Case:
+    mode, x = _pick(rng, "reflect", "replicate", "circular"), _image(rng)
+    lo, hi = ([int(rng.integers(0, min(n - 1, 3) + 1)) for n in x.shape[1:]] for _ in range(2))
+    dy = _integers(rng, 3, *(n + a + b for n, a, b in zip(x.shape[1:], lo, hi)))
+    return Case(
+        "move_back",
+        f"gradient of {mode} padding of {x.shape[1:]} by {lo} {hi}",
+        [dy],
+        lambda plan, ids, cast, kernel: plan.pad_backward(ids[0], x.shape[1:], lo, hi, mode),
+        exact=True,
+        training=True,
+    )
+
+
+def _resize_gradient(rng: np.random.Generator) -> Case:
+    mode, shape = _pick(rng, "nearest", "linear", "cubic"), (1, *_sizes(rng)[1:], _channels(rng))
+    dy = _integers(rng, 3, 1, *(int(rng.integers(1, 24)) for _ in range(2)), shape[-1])
+    return Case(
+        "resize_back",
+        f"gradient of {mode} resize {shape} to {dy.shape[1:]}",
+        [dy],
+        lambda plan, ids, cast, kernel: plan.resize_backward(ids[0], shape, mode),
+        exact=mode == "nearest",
+        training=True,
+    )
+
+
+class _Update(Case):
+    """An optimizer's step, which is no plan: the first input moves by the second."""
+
+    def run(self, dtype: str, kernel: str = "") -> tuple[Any, list[np.ndarray]]:
+        return _Updated(dtype), _Updated(dtype).run(self.inputs)
+
+
+class _Updated:
+    def __init__(self, dtype: str):
+        self.dtype = dtype
+
+    def run(self, inputs: Sequence[np.ndarray], threads: int = 0) -> list[np.ndarray]:
+        w, g = (array.astype(self.dtype) for array in inputs)
+        m, v = np.ones_like(w), np.ones_like(w)
+        _core.sgd_step([w], [g], [m], rate=0.1, momentum=0.9, decay=0.01, threads=threads)
+        _core.adam_step([w], [g], [m], [v], step=2, rate=0.1, threads=threads)
+        _core.rmsprop_step([w], [g], [v], rate=0.1, threads=threads)
+        return [w]
+
+    def steps(self) -> list[dict[str, str]]:
+        return [{"kernel": next(row["name"] for row in _core.kernels() if row["family"] == "update")}]
+
+
+def _update(rng: np.random.Generator) -> Case:
+    x = _image(rng)
+    return _Update(
+        "update",
+        f"optimizer steps on {x.size} values",
+        [x, _integers(rng, *x.shape)],
+        lambda plan, ids, cast, kernel: ids[0],
+        exact=False,
+        training=True,
     )

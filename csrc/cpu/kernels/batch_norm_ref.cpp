@@ -86,12 +86,13 @@ const char* refuse(const BatchNormProblem&) { return nullptr; }
 double cost(const BatchNormProblem& p) { return 0.05 * double(p.d * p.h * p.w * p.c) + 1; }
 int64_t scratch_bytes(const BatchNormProblem&) { return 0; }
 int64_t shared_bytes(const BatchNormProblem&, int64_t) { return 0; }
+int64_t phases(const BatchNormProblem&, int64_t) { return 2; }
 int64_t tasks(const BatchNormProblem& p, int64_t images, int phase) { return phase == 0 ? p.c : images * p.d * p.h * p.w; }
 
 }  // namespace
 
 extern const BatchNormKernel batch_norm_ref, batch_norm_ref64;
-const BatchNormKernel batch_norm_ref = {"batch_norm_ref", refuse, cost, scratch_bytes, shared_bytes, 2, tasks, run<float>};
-const BatchNormKernel batch_norm_ref64 = {"batch_norm_ref", refuse, cost, scratch_bytes, shared_bytes, 2, tasks, run<double>};
+const BatchNormKernel batch_norm_ref = {"batch_norm_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<float>};
+const BatchNormKernel batch_norm_ref64 = {"batch_norm_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<double>};
 
 }  // namespace ck::ref

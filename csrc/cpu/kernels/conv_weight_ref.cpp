@@ -47,12 +47,13 @@ const char* refuse(const ConvProblem&) { return nullptr; }
 double cost(const ConvProblem& p) { return 1e-3 * static_cast<double>(p.z * p.p * p.q * p.k * p.t * p.r * p.s * (p.c / p.groups)) + 1e6; }
 int64_t scratch_bytes(const ConvProblem& p) { return p.k * 8; }
 int64_t shared_bytes(const ConvProblem&, int64_t) { return 0; }
+int64_t phases(const ConvProblem&, int64_t) { return 1; }
 int64_t tasks(const ConvProblem& p, int64_t, int) { return p.t * p.r * p.s * (p.c / p.groups); }
 
 }  // namespace
 
 extern const ConvWeightKernel conv_weight_ref, conv_weight_ref64;
-const ConvWeightKernel conv_weight_ref = {"conv_weight_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<float>};
-const ConvWeightKernel conv_weight_ref64 = {"conv_weight_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<double>};
+const ConvWeightKernel conv_weight_ref = {"conv_weight_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<float>};
+const ConvWeightKernel conv_weight_ref64 = {"conv_weight_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<double>};
 
 }  // namespace ck::ref

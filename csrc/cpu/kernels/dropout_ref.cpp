@@ -33,12 +33,13 @@ const char* refuse(const DropoutProblem&) { return nullptr; }
 double cost(const DropoutProblem& p) { return 0.02 * double(p.d * p.h * p.w * p.c); }
 int64_t scratch_bytes(const DropoutProblem&) { return 0; }
 int64_t shared_bytes(const DropoutProblem&, int64_t) { return 0; }
+int64_t phases(const DropoutProblem&, int64_t) { return 1; }
 int64_t tasks(const DropoutProblem& p, int64_t images, int) { return images * p.d * p.h; }
 
 }  // namespace
 
 extern const DropoutKernel dropout_ref, dropout_ref64;
-const DropoutKernel dropout_ref = {"dropout_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<float>};
-const DropoutKernel dropout_ref64 = {"dropout_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<double>};
+const DropoutKernel dropout_ref = {"dropout_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<float>};
+const DropoutKernel dropout_ref64 = {"dropout_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<double>};
 
 }  // namespace ck::ref

@@ -82,12 +82,13 @@ const char* refuse(const LossProblem&) { return nullptr; }
 double cost(const LossProblem& p) { return 0.06 * double(p.d * p.h * p.w * p.c); }
 int64_t scratch_bytes(const LossProblem&) { return 0; }
 int64_t shared_bytes(const LossProblem&, int64_t) { return 0; }
+int64_t phases(const LossProblem&, int64_t) { return 1; }
 int64_t tasks(const LossProblem& p, int64_t images, int) { return images * p.d * p.h * p.w; }
 
 }  // namespace
 
 extern const LossKernel loss_ref, loss_ref64;
-const LossKernel loss_ref = {"loss_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<float>};
-const LossKernel loss_ref64 = {"loss_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<double>};
+const LossKernel loss_ref = {"loss_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<float>};
+const LossKernel loss_ref64 = {"loss_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<double>};
 
 }  // namespace ck::ref

@@ -37,12 +37,13 @@ const char* refuse(const MapBackProblem&) { return nullptr; }
 double cost(const MapBackProblem& p) { return 0.03 * double(p.d * p.h * p.w * p.c); }
 int64_t scratch_bytes(const MapBackProblem&) { return 0; }
 int64_t shared_bytes(const MapBackProblem&, int64_t) { return 0; }
+int64_t phases(const MapBackProblem&, int64_t) { return 1; }
 int64_t tasks(const MapBackProblem& p, int64_t images, int) { return images * p.d * p.h; }
 
 }  // namespace
 
 extern const MapBackKernel map_back_ref, map_back_ref64;
-const MapBackKernel map_back_ref = {"map_back_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<float>};
-const MapBackKernel map_back_ref64 = {"map_back_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<double>};
+const MapBackKernel map_back_ref = {"map_back_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<float>};
+const MapBackKernel map_back_ref64 = {"map_back_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<double>};
 
 }  // namespace ck::ref

@@ -37,12 +37,13 @@ const char* refuse(const MoveProblem&) { return nullptr; }
 double cost(const MoveProblem& p) { return 0.02 * double(p.out[0] * p.out[1] * p.out[2] * p.out[3]); }
 int64_t scratch_bytes(const MoveProblem&) { return 0; }
 int64_t shared_bytes(const MoveProblem&, int64_t) { return 0; }
+int64_t phases(const MoveProblem&, int64_t) { return 1; }
 int64_t tasks(const MoveProblem&, int64_t images, int) { return images; }
 
 }  // namespace
 
 extern const MoveBackKernel move_back_ref, move_back_ref64;
-const MoveBackKernel move_back_ref = {"move_back_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<float>};
-const MoveBackKernel move_back_ref64 = {"move_back_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<double>};
+const MoveBackKernel move_back_ref = {"move_back_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<float>};
+const MoveBackKernel move_back_ref64 = {"move_back_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<double>};
 
 }  // namespace ck::ref

@@ -102,6 +102,7 @@ const char* refuse(const NormProblem& p) { return p.kind == NormKind::kScaleShif
 double cost(const NormProblem& p) { return 0.06 * double(p.d * p.h * p.w * p.c); }
 int64_t scratch_bytes(const NormProblem&) { return 0; }
 int64_t shared_bytes(const NormProblem&, int64_t) { return 0; }
+int64_t phases(const NormProblem&, int64_t) { return 2; }
 int64_t tasks(const NormProblem& p, int64_t images, int phase) {
   if (phase == 0) return images * p.d * p.h * p.w;
   return p.kind == NormKind::kLayerNorm ? p.c : 0;
@@ -110,7 +111,7 @@ int64_t tasks(const NormProblem& p, int64_t images, int phase) {
 }  // namespace
 
 extern const NormBackKernel norm_back_ref, norm_back_ref64;
-const NormBackKernel norm_back_ref = {"norm_back_ref", refuse, cost, scratch_bytes, shared_bytes, 2, tasks, run<float>};
-const NormBackKernel norm_back_ref64 = {"norm_back_ref", refuse, cost, scratch_bytes, shared_bytes, 2, tasks, run<double>};
+const NormBackKernel norm_back_ref = {"norm_back_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<float>};
+const NormBackKernel norm_back_ref64 = {"norm_back_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<double>};
 
 }  // namespace ck::ref

@@ -50,12 +50,13 @@ double cost(const PoolProblem& p) {
 }
 int64_t scratch_bytes(const PoolProblem&) { return 0; }
 int64_t shared_bytes(const PoolProblem&, int64_t) { return 0; }
+int64_t phases(const PoolProblem&, int64_t) { return 1; }
 int64_t tasks(const PoolProblem&, int64_t images, int) { return images; }
 
 }  // namespace
 
 extern const PoolBackKernel pool_back_ref, pool_back_ref64;
-const PoolBackKernel pool_back_ref = {"pool_back_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<float>};
-const PoolBackKernel pool_back_ref64 = {"pool_back_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<double>};
+const PoolBackKernel pool_back_ref = {"pool_back_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<float>};
+const PoolBackKernel pool_back_ref64 = {"pool_back_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<double>};
 
 }  // namespace ck::ref

@@ -43,12 +43,13 @@ const char* refuse(const ResizeProblem&) { return nullptr; }
 double cost(const ResizeProblem& p) { return 0.02 * double(p.z * p.p * p.q * p.c) * resize_count(p.kind, p.h) * resize_count(p.kind, p.w); }
 int64_t scratch_bytes(const ResizeProblem&) { return 0; }
 int64_t shared_bytes(const ResizeProblem&, int64_t) { return 0; }
+int64_t phases(const ResizeProblem&, int64_t) { return 1; }
 int64_t tasks(const ResizeProblem&, int64_t images, int) { return images; }
 
 }  // namespace
 
 extern const ResizeBackKernel resize_back_ref, resize_back_ref64;
-const ResizeBackKernel resize_back_ref = {"resize_back_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<float>};
-const ResizeBackKernel resize_back_ref64 = {"resize_back_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<double>};
+const ResizeBackKernel resize_back_ref = {"resize_back_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<float>};
+const ResizeBackKernel resize_back_ref64 = {"resize_back_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<double>};
 
 }  // namespace ck::ref

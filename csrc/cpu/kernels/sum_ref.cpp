@@ -40,12 +40,13 @@ const char* refuse(const SumProblem&) { return nullptr; }
 double cost(const SumProblem& p) { return 0.01 * double(p.d * p.h * p.w * p.c) + 1; }
 int64_t scratch_bytes(const SumProblem&) { return 0; }
 int64_t shared_bytes(const SumProblem&, int64_t) { return 0; }
+int64_t phases(const SumProblem&, int64_t) { return 1; }
 int64_t tasks(const SumProblem& p, int64_t images, int) { return (p.total ? 1 : images) * p.yd * p.yh * p.yw * p.yc; }
 
 }  // namespace
 
 extern const SumKernel sum_ref, sum_ref64;
-const SumKernel sum_ref = {"sum_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<float>};
-const SumKernel sum_ref64 = {"sum_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<double>};
+const SumKernel sum_ref = {"sum_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<float>};
+const SumKernel sum_ref64 = {"sum_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<double>};
 
 }  // namespace ck::ref

@@ -55,12 +55,13 @@ const char* refuse(const UpdateProblem&) { return nullptr; }
 double cost(const UpdateProblem& p) { return 2e-3 * double(p.count); }
 int64_t scratch_bytes(const UpdateProblem&) { return 0; }
 int64_t shared_bytes(const UpdateProblem&, int64_t) { return 0; }
+int64_t phases(const UpdateProblem&, int64_t) { return 1; }
 int64_t tasks(const UpdateProblem& p, int64_t, int) { return (p.count + kTask - 1) / kTask; }
 
 }  // namespace
 
 extern const UpdateKernel update_ref, update_ref64;
-const UpdateKernel update_ref = {"update_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<float>};
-const UpdateKernel update_ref64 = {"update_ref", refuse, cost, scratch_bytes, shared_bytes, 1, tasks, run<double>};
+const UpdateKernel update_ref = {"update_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<float>};
+const UpdateKernel update_ref64 = {"update_ref", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run<double>};
 
 }  // namespace ck::ref

@@ -58,6 +58,6 @@ __all__ = [
     "adaptive_max_pool3d", "add", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "cat", "concat", "conv1d",
     "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "div", "dropout", "elu",
     "flatten", "gelu", "grad", "hardsigmoid", "hardswish", "hardtanh", "interpolate", "layer_norm", "leaky_relu",
-    "linear", "local_response_norm", "log_softmax", "max_pool1d", "max_pool2d", "max_pool3d", "maximum", "minimum", "mul",
-    "pad", "relu", "relu6", "sigmoid", "silu", "softmax", "softplus", "sub", "tanh",
+    "linear", "local_response_norm", "log_softmax", "max_pool1d", "max_pool2d", "max_pool3d", "maximum", "minimum",
+    "mul", "pad", "relu", "relu6", "sigmoid", "silu", "softmax", "softplus", "sub", "tanh",
 ]  # fmt: skip

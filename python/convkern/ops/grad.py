@@ -64,7 +64,7 @@ def _unlaid(dw: np.ndarray, groups: int, transposed: bool, rank: int) -> np.ndar
     window = tuple(range(rank))
     if not transposed:
         return np.ascontiguousarray(dw.transpose(rank + 1, rank, *window))
-    cg, k = dw.shape[rank:]
+    cg, k = dw.shape[rank], dw.shape[rank + 1]
     dw = dw.reshape(*dw.shape[:rank], cg, groups, k // groups).transpose(rank + 1, rank, rank + 2, *window)
     return np.ascontiguousarray(dw.reshape(groups * cg, k // groups, *dw.shape[3:]))
 
@@ -820,8 +820,8 @@ def batch_norm_backward(
     plan = _plan(dy.dtype)
     sizes = im.ndhwc.shape[1:]
     a, b = plan.input(sizes), plan.input(sizes)
-    statistics = [plan.parameter(_core.Parameter(np.ascontiguousarray(value))) for value in (m, v)]
-    plan.finish(list(plan.batch_norm_backward(a, b, *statistics, _vector(gamma), None, eps)))
+    mean_id, var_id = (plan.parameter(_core.Parameter(np.ascontiguousarray(value))) for value in (m, v))
+    plan.finish(list(plan.batch_norm_backward(a, b, mean_id, var_id, _vector(gamma), None, eps)))
     results = plan.run([im.ndhwc, im_x.ndhwc], threads, im.channels_first_memory)
     return im.restore(results[0]), results[1].reshape(-1), results[2].reshape(-1)
 

@@ -1,0 +1,385 @@
+// conv_weight_gemm.cpp: the gradient of a convolution's weights as a matrix product whose sums run over pixels, float32.
+//
+// Computes  dw[tap,b,s] = sum_m big[m moved by tap][b] * small[m][s];  big = x, small = dy (a transposed convolution: big = dy, small = x)
+// Layout    big and small NDHWC; packed: a tile of big's channels side by side, [tile][pixel][kStride], a panel of two vectors of small's
+//           channels, [panel][pixel][2 * kLanes]; partial sums [part][group][panel][tile][tap][channel][2 * kLanes]
+// Tiling    registers: kTile[2] channels of big x 2 vectors of small's, kept over all pixels of a chunk:
+//
+//              2 vectors of small[m]
+//            +-----------+-----------+
+//   big[m][0]| acc[0][0] | acc[0][1] |   one broadcast of big[m][b] feeds two FMAs: 16 loads for 28 FMAs (AVX-512)
+//   big[m][1]| acc[1][0] | acc[1][1] |
+//            |    ...    |    ...    |
+//
+//           A chunk is some rows, about two hundred pixels; its tile (with the rows and columns around, zeros outside the image) and its panel
+//           lie in the first-level cache and serve all taps. A task takes a block of panels, of tiles, and one part of the batch's rows;
+//           the number of parts depends on the problem and the images alone, and phase 1 adds them in order.
+//           windows   few channels (C < 8): the whole window of a pixel is one row of T*R*S*C channels, copied side by side
+//           in place  images of one pixel (Dense): no copy of big, sums go straight to dw
+// Cost      2*NZPQ*TRSC/G*K flop; x is packed once for each block of panels
+// Refuses   depthwise and other narrow groups are better served elsewhere, but nothing is refused
+// Source    Goto and van de Geijn 2008 (packing); the fixed parts: DESIGN habit of deterministic reductions
+#include "cpu/products.h"
+
+namespace ck {
+namespace CK_ISA {
+namespace {
+
+constexpr int64_t kBlockChannels = 512, kBlockFilters = 256;  // of a task: tiles and panels
+constexpr int64_t kSegment = 256;                             // longer rows are cut
+constexpr int64_t kTasks = 16;                                // parts are made until there are as many
+constexpr int64_t kFew = 4;                                   // a pixel read that often is read where it lies
+constexpr int64_t kPartBytes = 16 << 20;                      // unless all parts together take more
+
+struct Layout {
+  int64_t big[3], small[3], window[3], stride[3], pad[3], dil[3];  // d h w
+  int64_t big_c, small_c, groups;                                  // channels of a group
+  bool transposed, windows, in_place;
+  int64_t taps, channels;       // windows: 1 and T*R*S*C
+  int64_t tiles, vecs, panels;  // of a group
+  int64_t tile_block, panel_block, tile_blocks, panel_blocks;
+  int64_t pieces, segment;               // of a row, and pixels of the longest
+  int64_t units;                         // rows (or pieces) in a chunk
+  int64_t columns, column_step;          // of a packed row, and from one pixel of small to the next
+  int64_t row_step, depth_rows, slices;  // packed rows per row of small; packed rows of a slice at most; slices
+  int64_t window_stride;                 // windows: floats of a pixel
+  bool plain_big, plain_small;           // one tap, read by few tiles or panels: not worth a copy
+  int64_t big_floats, small_floats;      // packed
+};
+
+CK_INLINE Layout layout_of(const ConvProblem& p) {
+  Layout l{};
+  const int64_t x[3] = {p.d, p.h, p.w}, y[3] = {p.z, p.p, p.q};
+  const int64_t window[3] = {p.t, p.r, p.s}, stride[3] = {p.stride_d, p.stride_h, p.stride_w};
+  const int64_t pad[3] = {p.pad_d_lo, p.pad_h_lo, p.pad_w_lo}, dil[3] = {p.dil_d, p.dil_h, p.dil_w};
+  l.transposed = p.transposed;
+  for (int i = 0; i < 3; ++i) {
+    l.big[i] = p.transposed ? y[i] : x[i], l.small[i] = p.transposed ? x[i] : y[i];
+    l.window[i] = window[i], l.stride[i] = stride[i], l.pad[i] = pad[i], l.dil[i] = dil[i];
+  }
+  l.groups = p.groups;
+  l.big_c = (p.transposed ? p.k : p.c) / p.groups, l.small_c = (p.transposed ? p.c : p.k) / p.groups;
+  const int64_t taps = p.t * p.r * p.s;
+  l.in_place = taps == 1 && l.small[0] * l.small[1] * l.small[2] == 1 && pad[0] == 0 && pad[1] == 0 && pad[2] == 0 && !p.transposed;
+  l.windows = !l.in_place && l.big_c < 8 && taps > 1 && l.big_c * taps <= 1024;
+  l.taps = l.windows ? 1 : taps;
+  l.channels = l.windows ? taps * l.big_c : l.big_c;
+  l.tiles = ceil_div(l.channels, kRows);
+  l.vecs = ceil_div(l.small_c, kLanes);
+  l.panels = ceil_div(l.vecs, 2);
+  l.tile_block = least(l.tiles, ceil_div(kBlockChannels, kRows));
+  l.tile_blocks = ceil_div(l.tiles, l.tile_block);
+  l.panel_block = least(l.panels, most(1, ceil_div(kBlockFilters, l.taps * kWidth)));
+  l.panel_blocks = ceil_div(l.panels, l.panel_block);
+  l.pieces = ceil_div(l.small[2], kSegment);
+  l.segment = ceil_div(l.small[2], l.pieces);
+  // Pixels of a chunk: the tile and the panel stay in the first-level cache; with many weights, twice as many, for the partial sums are
+  // read and written once a chunk. All that a task packed stays in the second-level cache.
+  const int64_t weights = l.taps * least(l.channels, kBlockChannels) * least(l.small_c, l.panel_block * kWidth) * 4;
+  int64_t pixels = weights > (1 << 20) ? 448 : 224;
+  const int64_t floats = l.tile_block * kStride * (l.taps > 1 ? 2 : 1) + l.panel_block * kWidth;
+  pixels = least(pixels, most(64, (256 << 10) / floats));
+  l.units = most(1, pixels / l.segment);
+  const bool strided = l.window[2] > 1;
+  l.column_step = strided ? l.stride[2] : 1;
+  l.columns = strided ? (l.segment - 1) * l.stride[2] + (l.window[2] - 1) * l.dil[2] + 1 : l.segment;
+  l.slices = l.window[0];
+  const int64_t span = (l.window[1] - 1) * l.dil[1] + 1;
+  l.row_step = l.window[1] > 1 ? l.stride[1] : 1;
+  const int64_t bands = l.pieces > 1 ? l.units : l.units / l.small[1] + 2;
+  l.depth_rows = l.window[1] > 1 ? l.units * l.row_step + bands * most(0, span - l.row_step) : l.units;
+  l.window_stride = (ceil_div(l.channels, 16) | 1) * 16;
+  l.big_floats = l.windows ? l.units * l.segment * l.window_stride : l.tile_block * l.slices * l.depth_rows * l.columns * kStride;
+  l.small_floats = l.panel_block * l.units * l.segment * kWidth;
+  const bool still = taps == 1 && pad[0] == 0 && pad[1] == 0 && pad[2] == 0;  // every pixel of small has its pixel of big
+  l.plain_big = still && !l.windows && p.pad_d_hi <= 0 && p.pad_h_hi <= 0 && p.pad_w_hi <= 0 && l.panel_block <= kFew;
+  l.plain_small = l.small_c % kLanes == 0 && (l.windows ? 1 : l.taps) * l.tile_block <= kFew;
+  if (l.in_place || l.plain_big) l.big_floats = 0;
+  if (l.in_place || l.plain_small) l.small_floats = 0;
+  return l;
+}
+
+CK_INLINE int64_t tile_first(const Layout& l, int64_t i) { return l.channels * i / l.tiles; }
+CK_INLINE int panel_vecs(const Layout& l, int64_t i) { return static_cast<int>(least(2, l.vecs - 2 * i)); }
+CK_INLINE int64_t part_floats(const Layout& l) { return l.groups * l.taps * l.channels * l.vecs * kLanes; }
+CK_INLINE int64_t blocks_of(const Layout& l) { return l.groups * l.tile_blocks * l.panel_blocks; }
+CK_INLINE int64_t units_of(const Layout& l, int64_t images) { return images * l.small[0] * l.small[1] * l.pieces; }
+
+// Into how many parts the rows of the batch are cut.
+CK_INLINE int64_t parts_of(const Layout& l, int64_t images) {
+  int64_t parts = ceil_div(kTasks, blocks_of(l));
+  parts = least(parts, most(1, kPartBytes / (part_floats(l) * 4)));
+  return most(1, least(parts, units_of(l, images) / l.units));
+}
+
+// kStride floats of channels [c, end) of a pixel; zeros behind the end.
+CK_INLINE void copy_tile(const float* from, int64_t have, float* to) {
+  CK_UNROLL
+  for (int64_t j = 0; j < kStride; j += kLanes) {
+    const int64_t n = have - j;
+    store(to + j, n >= kLanes ? load(from + j) : n > 0 ? load_n(from + j, static_cast<int>(n)) : splat(0.f));
+  }
+}
+
+struct Unit {
+  int64_t n, z, p, q, count;
+};
+CK_INLINE Unit unit_of(const Layout& l, int64_t i) {
+  const int64_t piece = i % l.pieces, row = i / l.pieces;
+  const int64_t q = l.small[2] * piece / l.pieces;
+  return {row / (l.small[0] * l.small[1]), row / l.small[1] % l.small[0], row % l.small[1], q, l.small[2] * (piece + 1) / l.pieces - q};
+}
+
+// One packed row of big: columns of row (n,d,h) from column w0 on, in steps of w_step; outside the image zeros.
+CK_INLINE void pack_row(const Layout& l, const View& big, int64_t n, int64_t d, int64_t h, int64_t w0, int64_t w_step, int64_t channel,
+                        int64_t first_tile, int64_t last_tile, int64_t tile_floats, float* out) {
+  const bool row_inside = static_cast<uint64_t>(d) < static_cast<uint64_t>(l.big[0]) && static_cast<uint64_t>(h) < static_cast<uint64_t>(l.big[1]);
+  for (int64_t j = 0; j < l.columns; ++j, out += kStride) {
+    const int64_t w = w0 + j * w_step;
+    if (row_inside && static_cast<uint64_t>(w) < static_cast<uint64_t>(l.big[2])) {
+      const float* pixel = at<const float>(big, n, d, h, w) + channel;
+      for (int64_t i = first_tile; i < last_tile; ++i) {
+        const int64_t c = tile_first(l, i);
+        copy_tile(pixel + c, l.big_c - c, out + (i - first_tile) * tile_floats);
+      }
+    } else {
+      for (int64_t i = first_tile; i < last_tile; ++i) copy_tile(nullptr, 0, out + (i - first_tile) * tile_floats);
+    }
+  }
+}
+
+// The windows of a unit, one after the other.
+CK_INLINE void pack_windows(const Layout& l, const View& big, const Unit& u, int64_t channel, float* out) {
+  for (int64_t m = 0; m < u.count; ++m, out += l.window_stride) {
+    float* to = out;
+    const int64_t w0 = (u.q + m) * l.stride[2] - l.pad[2];
+    const int64_t d0 = u.z * l.stride[0] - l.pad[0], h0 = u.p * l.stride[1] - l.pad[1];
+    for (int64_t t = 0; t < l.window[0]; ++t)
+      for (int64_t r = 0; r < l.window[1]; ++r) {
+        const int64_t d = d0 + t * l.dil[0], h = h0 + r * l.dil[1];
+        const bool inside = static_cast<uint64_t>(d) < static_cast<uint64_t>(l.big[0]) && static_cast<uint64_t>(h) < static_cast<uint64_t>(l.big[1]);
+        const float* row = at<const float>(big, u.n, inside ? d : 0, inside ? h : 0, 0) + channel;
+        const int64_t run = l.window[2] * l.big_c;
+        if (inside && l.dil[2] == 1 && big.pixel == l.big_c && w0 >= 0 && w0 + l.window[2] <= l.big[2]) {  // side by side already
+          const float* from = row + w0 * big.pixel;
+          int64_t i = 0;
+          for (; i + kLanes <= run; i += kLanes) store(to + i, load(from + i));
+          if (i < run) store_n(to + i, load_n(from + i, static_cast<int>(run - i)), static_cast<int>(run - i));
+          to += run;
+          continue;
+        }
+        for (int64_t s = 0; s < l.window[2]; ++s, to += l.big_c) {
+          const int64_t w = w0 + s * l.dil[2];
+          const bool in = inside && static_cast<uint64_t>(w) < static_cast<uint64_t>(l.big[2]);
+          for (int64_t c = 0; c < l.big_c; ++c) to[c] = in ? row[w * big.pixel + c] : 0.f;
+        }
+      }
+  }
+}
+
+// Pixels of small, panel by panel; lanes behind the last channel are zero.
+CK_INLINE void pack_small(const Layout& l, const View& small, const Unit& u, int64_t channel, int64_t first_panel, int64_t last_panel,
+                          int64_t panel_floats, float* out) {
+  const float* pixel = at<const float>(small, u.n, u.z, u.p, u.q) + channel;
+  for (int64_t m = 0; m < u.count; ++m, pixel += small.pixel, out += kWidth)
+    for (int64_t i = first_panel; i < last_panel; ++i) {
+      float* to = out + (i - first_panel) * panel_floats;
+      for (int64_t j = 0; j < kWidth; j += kLanes) {
+        const int64_t c = i * kWidth + j, n = l.small_c - c;
+        store(to + j, n >= kLanes ? load(pixel + c) : n > 0 ? load_n(pixel + c, static_cast<int>(n)) : splat(0.f));
+      }
+    }
+}
+
+struct Scratch {
+  float *big, *small;
+  int64_t *big_at, *small_at, *counts;
+};
+CK_INLINE int64_t scratch_layout(const Layout& l, char* memory, Scratch* s) {
+  const int64_t big = align64(l.big_floats * 4), small = align64(l.small_floats * 4), table = align64(l.units * 8);
+  if (s) {
+    s->big = reinterpret_cast<float*>(memory);
+    s->small = reinterpret_cast<float*>(memory + big);
+    s->big_at = reinterpret_cast<int64_t*>(memory + big + small);
+    s->small_at = reinterpret_cast<int64_t*>(memory + big + small + table);
+    s->counts = reinterpret_cast<int64_t*>(memory + big + small + 2 * table);
+  }
+  return big + small + 3 * table;
+}
+
+// Units [first, last) of big and small, packed for one task. Fills the tables of where each unit begins: in what was packed, or in memory.
+CK_INLINE void pack_chunk(const Layout& l, const View& big, const View& small, int64_t group, int64_t first, int64_t last, int64_t tile_from,
+                          int64_t tile_to, int64_t panel_from, int64_t panel_to, int64_t tile_floats, int64_t panel_floats, const Scratch& s) {
+  int64_t pixels = 0, row = 0;
+  for (int64_t i = first; i < last; ++i) {
+    const Unit u = unit_of(l, i);
+    s.counts[i - first] = u.count;
+    if (l.plain_small) {
+      s.small_at[i - first] = u.n * small.image + u.z * small.depth + u.p * small.row + u.q * small.pixel;
+    } else {
+      s.small_at[i - first] = pixels * kWidth;
+      pack_small(l, small, u, group * l.small_c, panel_from, panel_to, panel_floats, s.small + pixels * kWidth);
+    }
+    if (l.plain_big)
+      s.big_at[i - first] = u.n * big.image + u.z * l.stride[0] * big.depth + u.p * l.stride[1] * big.row + u.q * l.stride[2] * big.pixel;
+    if (l.windows) {
+      pack_windows(l, big, u, group * l.big_c, s.big + pixels * l.window_stride);
+      s.big_at[i - first] = pixels * l.window_stride;
+    }
+    pixels += u.count;
+  }
+  if (l.windows || l.plain_big) return;
+  const int64_t span = (l.window[1] - 1) * l.dil[1] + 1;
+  for (int64_t i = first; i < last;) {  // bands of rows that follow each other
+    const Unit u = unit_of(l, i);
+    const int64_t rows = l.pieces > 1 ? 1 : least(last - i, l.small[1] - u.p);
+    const int64_t packed_rows = l.window[1] > 1 ? (rows - 1) * l.row_step + span : rows;
+    const int64_t w_step = l.window[2] > 1 ? 1 : l.stride[2], h_step = l.window[1] > 1 ? 1 : l.stride[1];
+    for (int64_t t = 0; t < l.slices; ++t)
+      for (int64_t r = 0; r < packed_rows; ++r)
+        pack_row(l, big, u.n, u.z * l.stride[0] - l.pad[0] + t * l.dil[0], u.p * l.stride[1] - l.pad[1] + r * h_step, u.q * l.stride[2] - l.pad[2],
+                 w_step, group * l.big_c, tile_from, tile_to, tile_floats, s.big + ((t * l.depth_rows + row + r) * l.columns) * kStride);
+    for (int64_t r = 0; r < rows; ++r) s.big_at[i - first + r] = (row + r * l.row_step) * l.columns * kStride;
+    row += packed_rows;
+    i += rows;
+  }
+}
+
+void sum_part(const Layout& l, const View& big, const View& small, int64_t images, int64_t task, float* parts, const Scratch& s) {
+  const int64_t part_count = parts_of(l, images), units = units_of(l, images);
+  const int64_t panel_block = task % l.panel_blocks, tile_block = task / l.panel_blocks % l.tile_blocks,
+                group = task / (l.panel_blocks * l.tile_blocks) % l.groups, part = task / blocks_of(l);
+  const int64_t tile_from = tile_block * l.tile_block, tile_to = least(l.tiles, tile_from + l.tile_block);
+  const int64_t panel_from = panel_block * l.panel_block, panel_to = least(l.panels, panel_from + l.panel_block);
+  const int64_t tile_floats = l.slices * l.depth_rows * l.columns * kStride, panel_floats = l.units * l.segment * kWidth;
+  const int64_t rows = l.taps * l.channels;
+  float* sums = parts + (part * l.groups + group) * rows * l.vecs * kLanes;
+  const int64_t begin = units * part / part_count, end = units * (part + 1) / part_count;
+  for (int64_t first = begin; first < end; first += l.units) {
+    const int64_t last = least(end, first + l.units);
+    pack_chunk(l, big, small, group, first, last, tile_from, tile_to, panel_from, panel_to, tile_floats, panel_floats, s);
+    for (int64_t j = panel_from; j < panel_to; ++j) {
+      const int vecs = panel_vecs(l, j);
+      float* sums_j = sums + j * kWidth * rows;
+      for (int64_t i = tile_from; i < tile_to; ++i) {
+        const int64_t c = tile_first(l, i), channels = tile_first(l, i + 1) - c;
+        const ProductFn fn = product_fn(static_cast<int>(channels), vecs);
+        Product t;
+        t.big = l.plain_big  ? static_cast<const float*>(big.data) + group * l.big_c + c
+                : l.windows  ? s.big + c
+                             : s.big + (i - tile_from) * tile_floats;
+        t.big_step = l.plain_big ? l.stride[2] * big.pixel : l.windows ? l.window_stride : l.column_step * kStride;
+        t.small = l.plain_small ? static_cast<const float*>(small.data) + group * l.small_c + j * kWidth : s.small + (j - panel_from) * panel_floats;
+        t.small_step = l.plain_small ? small.pixel : kWidth;
+        t.big_at = s.big_at, t.small_at = s.small_at, t.counts = s.counts, t.units = last - first;
+        t.sums = sums_j + l.taps * c * vecs * kLanes, t.sums_step = vecs * kLanes, t.fresh = first == begin;
+        if (l.windows || l.plain_big) {
+          fn(t);
+          continue;
+        }
+        const float* tile = t.big;
+        for (int64_t z = 0; z < l.window[0]; ++z)
+          for (int64_t r = 0; r < l.window[1]; ++r)
+            for (int64_t q = 0; q < l.window[2]; ++q) {
+              t.big = tile + ((z * l.depth_rows + r * l.dil[1]) * l.columns + q * l.dil[2]) * kStride;
+              fn(t);
+              t.sums += channels * vecs * kLanes;
+            }
+      }
+    }
+  }
+}
+
+// Phase 1: the parts of one tile and tap, added in order, to dw.
+void add_parts(const Layout& l, int64_t images, int64_t task, const float* parts, float* dw) {
+  const int64_t part_count = parts_of(l, images), part = part_floats(l), rows = l.taps * l.channels;
+  const int64_t tap = task % l.taps, i = task / l.taps % l.tiles, group = task / (l.taps * l.tiles);
+  const int64_t c = tile_first(l, i), channels = tile_first(l, i + 1) - c;
+  const int64_t small_all = l.groups * l.small_c, big_all = l.groups * l.big_c;
+  for (int64_t j = 0; j < l.panels; ++j) {
+    const int64_t width = panel_vecs(l, j) * kLanes, have = least(width, l.small_c - j * kWidth);
+    const float* from = parts + group * rows * l.vecs * kLanes + j * kWidth * rows + (l.taps * c + tap * channels) * width;
+    for (int64_t b = 0; b < channels; ++b, from += width) {
+      const int64_t row = l.windows ? c + b : tap * l.big_c + c + b;  // of T R S and big's channels
+      for (int64_t v = 0; v < have; v += kLanes) {
+        vf sum = load(from + v);
+        for (int64_t k = 1; k < part_count; ++k) sum += load(from + k * part + v);
+        const int n = static_cast<int>(least(kLanes, have - v));
+        if (l.transposed) {  // dw[tap][small][group, big]
+          const int64_t t = row / l.big_c, b_c = row % l.big_c;
+          float lanes[kLanes];
+          store(lanes, sum);
+          for (int64_t k = 0; k < n; ++k) dw[(t * l.small_c + j * kWidth + v + k) * big_all + group * l.big_c + b_c] = lanes[k];
+        } else {
+          float* to = dw + row * small_all + group * l.small_c + j * kWidth + v;
+          if (n == kLanes) store(to, sum);
+          else store_n(to, sum, n);
+        }
+      }
+    }
+  }
+}
+
+// Images of one pixel: channels [first, last) of dw, straight from x and dy.
+void sum_in_place(const Layout& l, const View& x, const View& dy, int64_t images, int64_t task, float* dw) {
+  const int64_t i = task % l.tiles, group = task / l.tiles;
+  const int64_t c = tile_first(l, i), channels = tile_first(l, i + 1) - c, all = l.groups * l.small_c;
+  const int64_t zero = 0;
+  float* to = dw + c * all + group * l.small_c;
+  const float* big = static_cast<const float*>(x.data) + group * l.big_c + c;
+  const float* small = static_cast<const float*>(dy.data) + group * l.small_c;
+  int64_t k = 0;
+  for (; k + kLanes <= l.small_c; k += kWidth) {
+    const int vecs = k + kWidth <= l.small_c ? 2 : 1;
+    product_fn(static_cast<int>(channels), vecs)(Product{big, small + k, &zero, &zero, &images, 1, x.image, dy.image, to + k, all, true});
+    if (vecs == 1) k -= kLanes;
+  }
+  if (k < l.small_c) {
+    const int n = static_cast<int>(l.small_c - k);
+    for (int64_t b = 0; b < channels; ++b) {
+      vf sum = splat(0.f);
+      for (int64_t m = 0; m < images; ++m) sum += splat(big[m * x.image + b]) * load_n(small + m * dy.image + k, n);
+      store_n(to + b * all + k, sum, n);
+    }
+  }
+}
+
+void run(const ConvProblem& p, const ConvWeightArgs& a, int64_t images, int phase, int64_t first, int64_t last, void* scratch, void* shared) {
+  const Layout l = layout_of(p);
+  const View &big = p.transposed ? a.dy : a.x, &small = p.transposed ? a.x : a.dy;
+  float* dw = static_cast<float*>(a.dw);
+  Scratch s;
+  scratch_layout(l, static_cast<char*>(scratch), &s);
+  for (int64_t task = first; task < last; ++task) {
+    if (l.in_place) sum_in_place(l, a.x, a.dy, images, task, dw);
+    else if (phase == 0) sum_part(l, big, small, images, task, static_cast<float*>(shared), s);
+    else add_parts(l, images, task, static_cast<const float*>(shared), dw);
+  }
+}
+
+const char* refuse(const ConvProblem&) { return nullptr; }
+double cost(const ConvProblem& p) {
+  const Layout l = layout_of(p);
+  const double pixels = static_cast<double>(l.small[0] * l.small[1] * l.small[2]);
+  const double fmas = pixels * static_cast<double>(l.groups * l.taps * l.tiles * l.vecs) * 12;
+  return fmas / (0.8 * 3000.0 * 2.0) * (l.vecs == 1 ? 1.3 : 1.0) + pixels * static_cast<double>(p.c + p.k) / 8000.0;
+}
+int64_t scratch_bytes(const ConvProblem& p) { return scratch_layout(layout_of(p), nullptr, nullptr); }
+int64_t shared_bytes(const ConvProblem& p, int64_t images) {
+  const Layout l = layout_of(p);
+  return l.in_place ? 0 : parts_of(l, images) * part_floats(l) * 4;
+}
+int64_t phases(const ConvProblem&, int64_t) { return 2; }
+int64_t tasks(const ConvProblem& p, int64_t images, int phase) {
+  const Layout l = layout_of(p);
+  if (l.in_place) return phase == 0 ? l.groups * l.tiles : 0;
+  return phase == 0 ? parts_of(l, images) * blocks_of(l) : l.groups * l.taps * l.tiles;
+}
+
+}  // namespace
+
+extern const ConvWeightKernel conv_weight_gemm;
+const ConvWeightKernel conv_weight_gemm = {"conv_weight_gemm", refuse, cost, scratch_bytes, shared_bytes, phases, tasks, run};
+
+}  // namespace CK_ISA
+}  // namespace ck

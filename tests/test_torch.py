@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import json
 import pickle
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import convkern
 import convkern.torch as ckt
+from convkern.bench import torch_resnet
 from convkern.bench.torch_resnet import ResNet
+from convkern.cli import main
 from convkern.errors import ShapeError, Unsupported
 from convkern.torch import modules, operators, plans
 from tolerance import U, assert_within
@@ -849,7 +853,7 @@ def test_export() -> None:
 # Processes
 
 DDP = """
-import sys, torch
+import os, sys, torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
@@ -878,11 +882,13 @@ def work(rank, store):
     ours, theirs = losses(rank, True), losses(rank, False)
     assert max(abs(a - b) for a, b in zip(ours, theirs)) < 1e-5, (ours, theirs)
     assert max(theirs) - min(theirs) > 0.01
+    dist.barrier()
     dist.destroy_process_group()
 
 if __name__ == "__main__":
     work(int(sys.argv[1]), sys.argv[2])
-    print("same")
+    print("same", flush=True)
+    os._exit(0)  # gloo's threads may outlive the group, and then end a process that leaves by itself with an abort
 """
 
 
@@ -939,3 +945,27 @@ def test_without_torch() -> None:
 
 def test_attribute_of_the_package() -> None:
     assert convkern.torch is ckt and "torch" not in convkern.__all__
+
+
+def test_bench_torch(capsys: pytest.CaptureFixture[str], tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_resnet, "ResNet", partial(ResNet, width=8))
+    file = tmp_path / "run.json"
+    quick = ["--batch", "1", "2", "--input", "32", "--seconds", "0.01", "--rounds", "2", "--threads", "1"]
+    before = torch.get_num_threads()
+    assert main(["bench", "torch", *quick, "--json", str(file)]) == 0
+    table = capsys.readouterr().out
+    assert "replace_layers" in table and "fuse=True" in table and "PyTorch" in table
+    doc = json.loads(file.read_text())
+    assert doc["format"] == "convkern-bench-torch-1" and [row["n"] for row in doc["rows"]] == [1, 2]
+    for row in doc["rows"]:
+        assert row["error"] < 1e-3 and row["ratio"] > 0 and row["ratio_fused"] > 0 and row[row["before"]]["median"] > 0
+    assert torch.get_num_threads() == before
+
+
+def test_resnet50_is_torchvisions() -> None:
+    """Names and sizes of the published weights."""
+    with torch.device("meta"):
+        state = ResNet().state_dict()
+    assert sum(v.numel() for k, v in state.items() if "num_batches" not in k and "running" not in k) == 25_557_032
+    assert len(state) == 320 and state["layer3.5.conv2.weight"].shape == (256, 256, 3, 3)
+    assert state["layer2.0.downsample.0.weight"].shape == (512, 256, 1, 1) and state["fc.bias"].shape == (1000,)

@@ -23,6 +23,7 @@ from convkern.errors import DTypeError, ShapeError, Unsupported
 from oracle import Conv, integers, reals
 
 REFERENCES = ("conv_ref", "conv_weight_ref")
+LARGE = ("conv_dense", "conv_dense_swapped")  # of these there is a test of its own
 
 
 def rows(family: str) -> list[tuple[str, str]]:
@@ -30,7 +31,9 @@ def rows(family: str) -> list[tuple[str, str]]:
     return [
         (k["name"], k["isa"])
         for k in _core.kernels()
-        if k["family"] == family and (k["name"] not in REFERENCES or k["isa"] == _core.isas()[0])
+        if k["family"] == family
+        and k["name"] not in LARGE
+        and (k["name"] not in REFERENCES or k["isa"] == _core.isas()[0])
     ]
 
 
@@ -263,6 +266,29 @@ def test_what_is_added(isa: str) -> None:
         tolerance.assert_exact(data_plan(p, w, add=True, exact=True).run([dy, x])[0], dx + x, str(p))
 
 
+@pytest.mark.parametrize("n", [1, 2, 9, 17])
+def test_large_dense_layers_are_never_packed(n: int, isa: str, rng: np.random.Generator) -> None:
+    p = Conv(1, 1, 1, 1037, 1050)
+    x, w, dy = integers(rng, (n, *p.x_shape)), integers(rng, p.w_shape), integers(rng, (n, *p.y_shape))
+    b = integers(rng, (p.k,))
+    plan = _core.Plan(training=True)
+    parameter = _core.Parameter(w)
+    a, c = plan.input(p.x_shape), plan.input(p.y_shape)
+    y = plan.conv(a, parameter, _core.Parameter(b), act="relu")
+    plan.finish(
+        [y, plan.conv_backward_data(c, parameter, p.x_shape), plan.conv_backward_weight(a, c, kernel=(1, 1, 1))]
+    )
+    assert [step["kernel"] for step in plan.steps()[:2]] == list(LARGE)
+    plan.run([np.full_like(x, np.nan), np.full_like(dy, np.nan)])
+    dx, dw = gradients(p, x, w, dy)
+    one, two = plan.run([x, dy], threads=1), plan.run([x, dy], threads=2)
+    for got, want in zip(one, (np.maximum(oracle.conv(x, w, b), 0), dx, dw.reshape(one[2].shape))):
+        tolerance.assert_exact(got, want)
+    assert all((u == v).all() for u, v in zip(one, two)) and parameter.packed_bytes == 0
+    w *= -1  # seen without touch()
+    tolerance.assert_exact(plan.run([x, dy])[1], -dx)
+
+
 def test_strided_inputs(isa: str) -> None:
     for p in EXTRA:
         x, w, dy, dx, dw = odd_data(p)
@@ -293,6 +319,31 @@ def test_touch_packs_again(isa: str, rng: np.random.Generator) -> None:
     fresh = plan.run([x, dy])
     tolerance.assert_exact(fresh[1], 2 * dx)
     tolerance.assert_exact(fresh[0], 2 * first[0] + 3)
+
+
+def test_trainable_weights_are_packed_on_every_run(isa: str) -> None:
+    """Into memory that all layers share: the parameter keeps no packed form, and needs no touch()."""
+    plan = _core.Plan(exact=True, training=True)
+    arrays, results, wants = [], [], []
+    for p in (EXTRA[0], EXTRA[1], EXTRA[9]):
+        x, w, dy, dx, _ = odd_data(p)
+        values = np.array(w)
+        parameter = _core.Parameter(values, trainable=True)
+        a, b = plan.input(p.x_shape), plan.input(p.y_shape)
+        results += [
+            plan.conv(a, parameter, **p.geometry),
+            plan.conv_backward_data(b, parameter, p.x_shape, **geometry(p)),
+        ]
+        arrays += [x, dy]
+        wants += [(parameter, values), oracle.conv(x, w, **p.geometry), dx]
+    plan.finish(results)
+    for factor in (1, -2):
+        got = plan.run(arrays)
+        for i, y in enumerate(got):
+            tolerance.assert_exact(y, factor * wants[i // 2 * 3 + 1 + i % 2])
+        for parameter, values in wants[::3]:
+            assert parameter.packed_bytes == 0
+            values *= -2
 
 
 def test_errors(rng: np.random.Generator) -> None:

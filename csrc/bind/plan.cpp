@@ -54,7 +54,7 @@ Buffer vector(const py::object& o, int bytes, const char* what) {
   return out;
 }
 
-std::shared_ptr<Parameter> make_parameter(const py::array& a, const py::object& scale) {
+std::shared_ptr<Parameter> make_parameter(const py::array& a, const py::object& scale, bool trainable) {
   const int bytes = dtype_bytes(a, "a weight");
   if (a.ndim() != 5 && a.ndim() != 1)
     shape_error("a weight has five dimensions (T, R, S, C/groups, K), a vector one, got " + std::to_string(a.ndim()));
@@ -68,7 +68,7 @@ std::shared_ptr<Parameter> make_parameter(const py::array& a, const py::object& 
     const py::gil_scoped_acquire gil;
     delete static_cast<py::array*>(p);
   });
-  return std::make_shared<Parameter>(shape, bytes, a.data(), std::move(owner), std::move(s));
+  return std::make_shared<Parameter>(shape, bytes, a.data(), std::move(owner), std::move(s), trainable);
 }
 
 External external(const Plan& plan, const py::object& o, int64_t& n, size_t i) {
@@ -276,7 +276,8 @@ void register_plan(py::module_& m) {
   using namespace pybind11::literals;  // NOLINT: the argument names below
   py::class_<Parameter, std::shared_ptr<Parameter>>(m, "Parameter",
                                                     "A weight (T, R, S, C/groups, K), kept by reference, and its packed forms.")
-      .def(py::init(&make_parameter), "array"_a, "scale"_a = py::none())
+      .def(py::init(&make_parameter), "array"_a, "scale"_a = py::none(), "trainable"_a = false,
+           "trainable: training plans pack it on every run, into memory that all layers share.")
       .def_property_readonly("shape", [](const Parameter& p) { return py::tuple(py::cast(p.shape)); })
       .def("touch", &Parameter::touch, "The values were changed in place: the next run packs them again.")
       .def_property_readonly("packed_bytes", &Parameter::packed_bytes);

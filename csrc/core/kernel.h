@@ -48,7 +48,8 @@ struct Kernel {
   int64_t (*scratch_bytes)(const Problem&);  // per thread
   int64_t (*tasks)(const Problem&, int64_t images);
   void (*run)(const Problem&, const Args&, int64_t images, int64_t first, int64_t last, void* scratch);
-  // Convolutions only: weights T R S C/G K (times scale[k] if given) into the row's own layout. Null for the other families.
+  // Convolutions only: weights T R S C/G K (times scale[k] if given) into the row's own layout. Null for the other families, and for rows that
+  // read the parameter's memory as it is.
   int64_t (*packed_bytes)(const Problem&) = nullptr;
   int64_t (*pack_tasks)(const Problem&) = nullptr;
   void (*pack)(const Problem&, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) = nullptr;

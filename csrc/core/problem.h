@@ -49,6 +49,8 @@ struct ConvProblem {
   int32_t exact;       // 1: no algorithm that changes the rounding beyond the order of sums (Winograd)
   int32_t lean;        // 1: no enlarged weights
   int32_t residual;    // 1: a tensor of y's shape is added before the activation
+  int32_t training;    // 1: the weights change with every run, so packing them counts
+  int32_t swapped;     // 1: the parameter is another convolution's, with C and K of each group exchanged (the gradient of its input)
   Activation act;
 };
 

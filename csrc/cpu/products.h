@@ -6,7 +6,7 @@
 //   big[m][1]| acc[1][0] | acc[1][1] |
 //            |    ...    |    ...    |
 //
-// The sums stay in registers over all pixels given: one chain an output.
+// A panel of a single vector leaves room for kStride channels. The sums stay in registers over all pixels given: one chain an output.
 #pragma once
 #include "cpu/pixels.h"
 #include "simd/vec.h"
@@ -31,7 +31,8 @@ struct Product {
   int64_t units, big_step, small_step;
   float* sums;
   int64_t sums_step;
-  bool fresh;  // sums start at zero
+  bool fresh;                              // sums start at zero
+  int64_t big_ahead = 0, small_ahead = 0;  // floats to what a later product will read, fetched into the second-level cache (0: nothing)
 };
 
 template <int kC, int kV>
@@ -44,9 +45,13 @@ void product(const Product& t) {
   for (int64_t u = 0; u < t.units; ++u) {
     const float *x = t.big + t.big_at[u], *y = t.small + t.small_at[u];
     for (int64_t m = t.counts[u]; m > 0; --m, x += t.big_step, y += t.small_step) {
+      __builtin_prefetch(x + t.big_ahead, 0, 2);
       vf b[kV];
       CK_UNROLL
-      for (int j = 0; j < kV; ++j) b[j] = load(y + j * kLanes);
+      for (int j = 0; j < kV; ++j) {
+        __builtin_prefetch(y + t.small_ahead + j * kLanes, 0, 2);
+        b[j] = load(y + j * kLanes);
+      }
       CK_UNROLL
       for (int i = 0; i < kC; ++i) {
         const vf a = splat(x[i]);
@@ -78,12 +83,12 @@ struct Products {
 };
 CK_INLINE ProductFn product_fn(int channels, int vecs) {
 #if defined(__AVX512F__)
-  static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
+  static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16>::table,
                                                  Products<2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table};
 #elif defined(__aarch64__)
   static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6, 7, 8>::table, Products<2, 1, 2, 3, 4, 5, 6, 7, 8>::table};
 #else
-  static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6>::table, Products<2, 1, 2, 3, 4, 5, 6>::table};
+  static constexpr const ProductFn* kTables[] = {nullptr, Products<1, 1, 2, 3, 4, 5, 6, 7, 8>::table, Products<2, 1, 2, 3, 4, 5, 6>::table};
 #endif
   return kTables[vecs][channels];
 }

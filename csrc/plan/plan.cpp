@@ -170,7 +170,7 @@ ConvProblem Plan::conv_problem(const Dims& in, const std::array<int64_t, 5>& w, 
   p.pad_d_lo = o.pad_lo[0], p.pad_h_lo = o.pad_lo[1], p.pad_w_lo = o.pad_lo[2];
   p.pad_d_hi = o.pad_hi[0], p.pad_h_hi = o.pad_hi[1], p.pad_w_hi = o.pad_hi[2];
   p.dil_d = o.dilation[0], p.dil_h = o.dilation[1], p.dil_w = o.dilation[2];
-  p.groups = o.groups, p.transposed = o.transposed, p.exact = exact_, p.lean = lean_, p.act = o.act;
+  p.groups = o.groups, p.transposed = o.transposed, p.exact = exact_, p.lean = lean_, p.training = training_, p.act = o.act;
   int64_t* const sizes[3] = {&p.z, &p.p, &p.q};
   const char* const names[3] = {"depth", "height", "width"};
   for (int i = 0; i < 3; ++i)
@@ -185,8 +185,19 @@ ConvProblem Plan::conv_problem(const Dims& in, const std::array<int64_t, 5>& w, 
 void Plan::use_weight(Step& step, const std::shared_ptr<Parameter>& weight, Form form) {
   const auto& call = std::get<Call<ConvKernel, ConvProblem>>(step.call);
   step.parameter = weight;
+  if (!call.kernel->pack) return;  // read as it is
+  if (training_ && weight->trainable) {
+    if (weight->scaled()) unsupported("a weight with a folded scale is not trainable");
+    step.form = form;
+    infos_.back().packed = call.kernel->packed_bytes(call.problem);
+    packing_bytes_ = std::max(packing_bytes_, infos_.back().packed);
+    return;
+  }
   step.packed = weight->packed(*call.kernel, call.problem, form);
-  if (!training_) weight->refresh(*step.packed, num_threads());
+  if (!training_) {
+    Buffer swap;
+    weight->refresh(*step.packed, swap, num_threads());
+  }
   step.weights = std::shared_ptr<const Buffer>(step.packed, &step.packed->memory);
   infos_.back().packed = step.weights->bytes();
 }
@@ -389,7 +400,7 @@ const void* data_or_null(const std::shared_ptr<const Buffer>& b) { return b ? b-
 
 }  // namespace
 
-void Plan::execute(const Step& step, const std::vector<Place>& places, int64_t images, int threads, const Lease& memory) const {
+void Plan::execute(const Step& step, const std::vector<Place>& places, int64_t images, int threads, Lease& memory) const {
   const Buffer& scratch = memory.scratch;
   if (const auto* training = std::get_if<7>(&step.call)) {
     std::vector<View> views;
@@ -398,7 +409,7 @@ void Plan::execute(const Step& step, const std::vector<Place>& places, int64_t i
     return (*training)->run(views, images, threads, scratch.data(), memory.shared.data());
   }
   if (is_total(step.y)) images = 1;
-  if (step.packed) step.parameter->refresh(*step.packed, threads);
+  if (step.packed) step.parameter->refresh(*step.packed, memory.swap, threads);
   const auto vector = [&](int live, const std::shared_ptr<const Buffer>& copy) {
     return live >= 0 ? view(tensors_[live], places).data : data_or_null(copy);
   };
@@ -408,7 +419,12 @@ void Plan::execute(const Step& step, const std::vector<Place>& places, int64_t i
   switch (step.call.index()) {
     case 0: {
       const auto& c = *std::get_if<0>(&step.call);
-      launch(*c.kernel, c.problem, ConvArgs{x, y, x2, step.weights->data(), vector(step.live_shift, step.shift)}, images, threads, scratch);
+      const void* weights = step.weights ? step.weights->data() : step.parameter->data();
+      if (!step.weights && c.kernel->pack) {
+        step.parameter->pack(*c.kernel, c.problem, step.form, memory.packing.data(), memory.swap, threads);
+        weights = memory.packing.data();
+      }
+      launch(*c.kernel, c.problem, ConvArgs{x, y, x2, weights, vector(step.live_shift, step.shift)}, images, threads, scratch);
       break;
     }
     case 1: {
@@ -432,7 +448,7 @@ void Plan::execute(const Step& step, const std::vector<Place>& places, int64_t i
       launch(*c.kernel, c.problem, MoveArgs{x, y, 1, 1}, images, threads, scratch);
       break;
     }
-    case 6: run_strips(**std::get_if<6>(&step.call), places, images, threads, scratch); break;
+    case 6: run_strips(**std::get_if<6>(&step.call), places, images, threads, memory); break;
     default: {
       const auto& c = *std::get_if<5>(&step.call);
       launch(*c.kernel, c.problem, ResizeArgs{x, y}, images, threads, scratch);
@@ -496,6 +512,7 @@ std::unique_ptr<Plan::Lease> Plan::lease(int64_t images, int threads) {
                 scratch = (scratch_bytes_ + 63) / 64 * 64 * threads;
   if (l->arena.bytes() < arena) l->arena = Buffer(), l->arena = Buffer(arena);
   if (l->scratch.bytes() < scratch) l->scratch = Buffer(), l->scratch = Buffer(scratch);
+  if (l->packing.bytes() < packing_bytes_) l->packing = Buffer(packing_bytes_);
   int64_t shared = 0;
   for (const Step& step : steps_)
     if (const auto* training = std::get_if<7>(&step.call)) shared = std::max(shared, (*training)->shared_bytes(images));

@@ -46,11 +46,14 @@ struct Packed {
 // A weight tensor T R S C/G K as the model holds it (memory kept alive by `owner`), times scale[k], and what kernels made of it.
 class Parameter {
  public:
-  Parameter(std::array<int64_t, 5> shape, int element_bytes, const void* data, std::shared_ptr<void> owner, Buffer scale)
-      : shape(shape), element_bytes(element_bytes), data_(data), owner_(std::move(owner)), scale_(std::move(scale)) {}
+  Parameter(std::array<int64_t, 5> shape, int element_bytes, const void* data, std::shared_ptr<void> owner, Buffer scale,
+            bool trainable = false)
+      : shape(shape), element_bytes(element_bytes), trainable(trainable), data_(data), owner_(std::move(owner)), scale_(std::move(scale)) {}
   std::shared_ptr<Packed> packed(const ConvKernel& kernel, const ConvProblem& problem, Form form = Form::kForward);
-  void refresh(Packed& packed, int threads);  // packs again what touch() made stale
-  void touch() { ++version_; }                // the owner changed the values
+  // Packs again what touch() made stale; `swap` is memory for weights with C and K exchanged, which grows as needed.
+  void refresh(Packed& packed, Buffer& swap, int threads);
+  void pack(const ConvKernel& kernel, const ConvProblem& problem, Form form, void* to, Buffer& swap, int threads) const;
+  void touch() { ++version_; }  // the owner changed the values
   int64_t version() const { return version_; }
   const void* data() const { return data_; }
   bool scaled() const { return scale_.bytes() > 0; }
@@ -58,6 +61,7 @@ class Parameter {
 
   const std::array<int64_t, 5> shape;
   const int element_bytes;
+  const bool trainable;  // changes with every run of a training plan: such plans pack it into memory that all layers share
 
  private:
   const void* data_;
@@ -168,6 +172,7 @@ class Plan {
   };
   struct Lease {
     Buffer arena, scratch, shared;
+    Buffer packing, swap;  // of trainable weights: packed for the step that runs
     std::vector<Buffer> staging;
   };
   template <class K, class P>
@@ -192,6 +197,7 @@ class Plan {
     int live_scale = -1, live_shift = -1;    // totals in their place
     std::shared_ptr<Parameter> parameter{};  // whose packed form `weights` is
     std::shared_ptr<Packed> packed{};
+    Form form = Form::kForward;  // of a trainable weight, which is packed when the step runs
   };
   // Row-local steps run strip by strip: rows of each intermediate result live in a thread's buffer, never in the arena (strips.cpp).
   struct Strips {
@@ -226,12 +232,12 @@ class Plan {
   void fuse_strips();
   bool can_strip(const Step& step) const;
   bool feeds(const Step& from, const Step& to) const;
-  void run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, const Buffer& scratch) const;
+  void run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, Lease& memory) const;
   void count_uses(const std::vector<int>& outputs);
   void plan_arena();
   int64_t place_roots(bool totals);
   View view(const Tensor& t, const std::vector<Place>& places) const;
-  void execute(const Step& step, const std::vector<Place>& places, int64_t images, int threads, const Lease& memory) const;
+  void execute(const Step& step, const std::vector<Place>& places, int64_t images, int threads, Lease& memory) const;
   void fetch(const External& from, int t, const Place& to, int64_t images, int threads) const;
   void deliver(int t, const std::vector<Place>& places, void* to, int64_t first, int64_t images, bool channels_first, int threads) const;
   std::unique_ptr<Lease> lease(int64_t images, int threads);
@@ -246,7 +252,7 @@ class Plan {
   std::vector<Info> infos_;
   std::vector<int> inputs_, outputs_;
   bool finished_ = false;
-  int64_t arena_elements_ = 0, total_elements_ = 0, block_ = 1, scratch_bytes_ = 0;
+  int64_t arena_elements_ = 0, total_elements_ = 0, block_ = 1, scratch_bytes_ = 0, packing_bytes_ = 0;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Lease>> leases_;
 };

@@ -12,10 +12,32 @@
 namespace ck {
 namespace {
 
+// The next function's work where groups are too small for a call each.
+template <class T>
+void swap_tap(int64_t c, int64_t k, int64_t groups, const T* from, T* to) {
+  if (c == 1 && k == 1) return static_cast<void>(std::copy(from, from + groups, to));
+  for (int64_t j = 0; j < k; ++j)
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t i = 0; i < c; ++i) to[(j * groups + g) * c + i] = from[(i * groups + g) * k + j];
+}
+void swap_small_groups(int64_t taps, int64_t c, int64_t k, int64_t groups, bool flip, int element_bytes, const void* from, void* to,
+                       int threads) {
+  const int64_t size = c * k * groups;
+  if (size * taps < 65536) threads = 1;
+  parallel_ranges(taps, threads, [&](int, int64_t first, int64_t last) {
+    for (int64_t tap = first; tap < last; ++tap) {
+      const int64_t x = tap * size, y = (flip ? taps - 1 - tap : tap) * size;
+      if (element_bytes == 8) swap_tap(c, k, groups, static_cast<const double*>(from) + x, static_cast<double*>(to) + y);
+      else swap_tap(c, k, groups, static_cast<const float*>(from) + x, static_cast<float*>(to) + y);
+    }
+  });
+}
+
 // w[t,r,s,c,g*K/G+k] -> [t,r,s,k,g*C/G+c], the taps in reverse order if `flip`: the weights of the convolution that leads dy back to dx.
 // A transposition of the last two dimensions for each tap and group, which the kernels for copies do.
 void swap_channels(const std::array<int64_t, 5>& w, int64_t groups, bool flip, int element_bytes, const void* from, void* to, int threads) {
   const int64_t taps = w[0] * w[1] * w[2], c = w[3], k = w[4] / groups;
+  if (c * k < 256) return swap_small_groups(taps, c, k, groups, flip, element_bytes, from, to, threads);
   MoveProblem p{};
   p.in[0] = p.in[1] = p.out[0] = p.out[1] = 1, p.in[2] = p.out[3] = c, p.in[3] = p.out[2] = k;
   p.perm[0] = 0, p.perm[1] = 1, p.perm[2] = 3, p.perm[3] = 2;
@@ -38,23 +60,26 @@ std::string cost_text(double us) { return "cheapest by the cost model: " + std::
 
 }  // namespace
 
-void Parameter::refresh(Packed& packed, int threads) {
+void Parameter::pack(const ConvKernel& kernel, const ConvProblem& problem, Form form, void* to, Buffer& swap, int threads) const {
+  const void* weights = data_;
+  if (shape[0] * shape[1] * shape[2] * shape[3] * shape[4] < 65536) threads = 1;  // not worth waking the others
+  if (form != Form::kForward) {
+    const int64_t bytes = shape[0] * shape[1] * shape[2] * shape[3] * shape[4] * element_bytes;
+    if (swap.bytes() < bytes) swap = Buffer(), swap = Buffer(bytes);
+    swap_channels(shape, problem.groups, form == Form::kSwappedFlipped, element_bytes, data_, swap.data(), threads);
+    weights = swap.data();
+  }
+  const void* scale = scale_.bytes() ? scale_.data() : nullptr;
+  parallel_ranges(kernel.pack_tasks(problem), threads,
+                  [&](int, int64_t first, int64_t last) { kernel.pack(problem, weights, scale, to, first, last); });
+}
+
+void Parameter::refresh(Packed& packed, Buffer& swap, int threads) {
   if (packed.version == version_) return;
   const std::lock_guard<std::mutex> lock(mutex_);
   const int64_t version = version_;
   if (packed.version == version) return;
-  const void* weights = data_;
-  Buffer swapped;
-  if (packed.form != Form::kForward) {
-    swapped = Buffer(shape[0] * shape[1] * shape[2] * shape[3] * shape[4] * element_bytes);
-    const bool flip = packed.form == Form::kSwappedFlipped;
-    swap_channels(shape, packed.problem.groups, flip, element_bytes, data_, swapped.data(), threads);
-    weights = swapped.data();
-  }
-  const void* scale = scale_.bytes() ? scale_.data() : nullptr;
-  parallel_ranges(packed.kernel->pack_tasks(packed.problem), threads, [&](int, int64_t first, int64_t last) {
-    packed.kernel->pack(packed.problem, weights, scale, packed.memory.data(), first, last);
-  });
+  pack(*packed.kernel, packed.problem, packed.form, packed.memory.data(), swap, threads);
   packed.version = version;
 }
 
@@ -150,7 +175,7 @@ int Plan::conv_backward_data(int dy, const std::shared_ptr<Parameter>& weight, c
   ConvProblem p = f;
   p.d = out[0], p.h = out[1], p.w = out[2], p.c = out[3];
   p.z = in[0], p.p = in[1], p.q = in[2], p.k = in[3];
-  p.act = {Act::kNone, 0, 0}, p.residual = add >= 0, p.transposed = !f.transposed;
+  p.act = {Act::kNone, 0, 0}, p.residual = add >= 0, p.transposed = !f.transposed, p.swapped = 1;
   Form form = Form::kSwapped;
   if (p.transposed && p.stride_d == 1 && p.stride_h == 1 && p.stride_w == 1) {
     // With stride 1 the transposed convolution is an ordinary one with the taps in reverse order.

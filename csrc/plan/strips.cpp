@@ -162,10 +162,10 @@ void Plan::fuse_strips() {
   infos_ = std::move(infos);
 }
 
-void Plan::run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, const Buffer& scratch) const {
+void Plan::run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, Lease& lease) const {
   const size_t count = strips.parts.size();
   for (const Step& part : strips.parts)
-    if (part.packed) part.parameter->refresh(*part.packed, threads);
+    if (part.packed) part.parameter->refresh(*part.packed, lease.swap, threads);
   const int64_t out_rows = tensor(strips.parts.back().y).dims[1];
   const int64_t per_image = (out_rows + strips.rows - 1) / strips.rows;
   const auto heights = [&](size_t i) {
@@ -175,7 +175,7 @@ void Plan::run_strips(const Strips& strips, const std::vector<Place>& places, in
     return height(std::get_if<1>(&s.call)->problem, channels);
   };
   parallel_ranges(images * per_image, threads, [&](int thread, int64_t first, int64_t last) {
-    char* memory = scratch.data() + thread * align(scratch_bytes_);
+    char* memory = lease.scratch.data() + thread * align(scratch_bytes_);
     std::array<char*, 8> buffer{};
     for (size_t i = 0; i + 1 < count; ++i) buffer[i] = memory, memory += strips.buffers[i];
     std::array<Rows, 8> have{};  // the rows that each buffer holds

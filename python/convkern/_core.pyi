@@ -29,7 +29,10 @@ class Parameter:
     """
     A weight (T, R, S, C/groups, K), kept by reference, and its packed forms.
     """
-    def __init__(self, array: numpy.ndarray, scale: typing.Any = None) -> None: ...
+    def __init__(self, array: numpy.ndarray, scale: typing.Any = None, trainable: bool = False) -> None:
+        """
+        trainable: training plans pack it on every run, into memory that all layers share.
+        """
     def touch(self) -> None:
         """
         The values were changed in place: the next run packs them again.

@@ -132,10 +132,9 @@ const T* data_or_null(const std::vector<T>& v) {
   return v.empty() ? nullptr : v.data();
 }
 
-// Runs a row as a plan does, if less kindly: ranges of tasks in any order.
-template <class K, class P, class A>
-void launch(const K& row, const P& p, const A& args, int64_t images, Random& r) {
-  const int64_t tasks = row.tasks(p, images);
+// Runs tasks as a plan does, if less kindly: ranges of them in any order, each with a scratch of `scratch_bytes` full of NaN.
+template <class F>
+void in_any_order(int64_t tasks, int64_t scratch_bytes, Random& r, F f) {
   std::vector<int64_t> cuts{0, tasks};
   for (int64_t i = r.in(0, 3); i > 0; --i) cuts.push_back(r.in(0, tasks));
   std::sort(cuts.begin(), cuts.end());
@@ -144,11 +143,25 @@ void launch(const K& row, const P& p, const A& args, int64_t images, Random& r) 
   std::shuffle(order.begin(), order.end(), r.engine);
   for (size_t i : order) {
     if (cuts[i] == cuts[i + 1]) continue;
-    const Buffer scratch(row.scratch_bytes(p));
+    const Buffer scratch(scratch_bytes);
     if (scratch.bytes()) std::memset(scratch.data(), 0xff, static_cast<size_t>(scratch.bytes()));
     FlushDenormals flush;
-    row.run(p, args, images, cuts[i], cuts[i + 1], scratch.data());
+    f(cuts[i], cuts[i + 1], scratch.data());
   }
+}
+
+template <class K, class P, class A>
+void launch(const K& row, const P& p, const A& args, int64_t images, Random& r) {
+  in_any_order(row.tasks(p, images), row.scratch_bytes(p), r,
+               [&](int64_t first, int64_t last, char* scratch) { row.run(p, args, images, first, last, scratch); });
+}
+template <class K, class P, class A>
+void launch_phases(const K& row, const P& p, const A& args, int64_t images, Random& r) {
+  const Buffer shared(row.shared_bytes(p, images));
+  if (shared.bytes()) std::memset(shared.data(), 0xff, static_cast<size_t>(shared.bytes()));
+  for (int phase = 0; phase < row.phases(p, images); ++phase)
+    in_any_order(row.tasks(p, images, phase), row.scratch_bytes(p), r,
+                 [&](int64_t first, int64_t last, char* scratch) { row.run(p, args, images, phase, first, last, scratch, shared.data()); });
 }
 
 struct Result {
@@ -266,6 +279,7 @@ struct Conv {
         case 6:  // transposed, groups
           p.transposed = 1, p.groups = r.of<int64_t>({1, 1, 2, 3}), p.c *= p.groups, p.k *= p.groups, p.h = r.in(1, 8), p.w = r.in(1, 8);
           p.stride_h = r.in(1, 3), p.stride_w = r.in(1, 3);
+          if (r.chance(0.3)) p.groups = p.k = p.c;
           break;
         case 7:  // three dimensions
           p.d = r.in(1, 5), p.t = r.in(1, 3), p.stride_d = r.in(1, 2), p.dil_d = r.in(1, 2), p.h = r.in(1, 7), p.w = r.in(1, 7);
@@ -273,6 +287,9 @@ struct Conv {
           break;
         case 8:  // more weights than a cache
           p.h = r.in(1, 3), p.w = r.in(1, 3), p.r = p.s = 1, p.c = r.in(200, 400), p.k = r.in(300, 500);
+          if (r.chance(0.5)) {  // or those of a large layer that is trained, read where they lie
+            p.h = p.w = p.stride_h = p.stride_w = p.training = 1, p.swapped = r.in(0, 1), p.c = r.in(1024, 1100), p.k = r.in(1024, 1100);
+          }
           break;
         default:  // anything, in groups
           p.groups = r.of<int64_t>({1, 1, 1, 2, 3, 5}), p.c *= p.groups, p.k *= p.groups;
@@ -289,7 +306,7 @@ struct Conv {
     weights = integers(r, p.t * p.r * p.s * p.c / p.groups * p.k);
     if (r.chance(0.7)) bias = integers(r, p.k);
     if (p.residual) residual = {out, output_gaps(r), integers(r, out.count())};
-    if (r.chance(0.4)) {
+    if (r.chance(0.4) && !p.training) {
       scale.resize(static_cast<size_t>(p.k));
       for (double& s : scale) s = r.of({0.5, 1.0, 2.0, -1.0});
     }
@@ -305,12 +322,21 @@ struct Conv {
     ConvProblem q = p;
     if (linear) q.act = {Act::kNone, 0, 0};
     const std::vector<T> w = cast<T>(weights), b = cast<T>(bias), s = cast<T>(scale);
-    const Buffer packed(row.packed_bytes(q));
-    const int64_t tasks = row.pack_tasks(q), cut = r.in(0, tasks);
-    row.pack(q, w.data(), data_or_null(s), packed.data(), cut, tasks);
-    row.pack(q, w.data(), data_or_null(s), packed.data(), 0, cut);
+    const Buffer packed(row.pack ? row.packed_bytes(q) : 0);
+    std::vector<T> swapped;
+    const void* weights_of_row = packed.data();
+    if (row.pack) {
+      const int64_t tasks = row.pack_tasks(q), cut = r.in(0, tasks);
+      row.pack(q, w.data(), data_or_null(s), packed.data(), cut, tasks);
+      row.pack(q, w.data(), data_or_null(s), packed.data(), 0, cut);
+    } else {  // reads the parameter as it is; `swapped`: the parameter of the layer whose gradient this is
+      swapped = w;
+      for (int64_t c = 0; p.swapped && c < p.c; ++c)
+        for (int64_t k = 0; k < p.k; ++k) swapped[static_cast<size_t>(k * p.c + c)] = w[static_cast<size_t>(c * p.k + k)];
+      weights_of_row = swapped.data();
+    }
     Tensor<T> tx = x.tensor<T>(images), tr = residual.tensor<T>(images), ty(out.images(images), y_gaps, T(-12345.5));
-    launch(row, q, ConvArgs{tx.view(), ty.view(), residual.view(tr), packed.data(), data_or_null(b)}, images, r);
+    launch(row, q, ConvArgs{tx.view(), ty.view(), residual.view(tr), weights_of_row, data_or_null(b)}, images, r);
     Result result;
     result.y = ty.take(&result.intact);
     return result;
@@ -334,6 +360,47 @@ struct Conv {
            (bias.empty() ? "" : " bias") + (scale.empty() ? "" : " scale") + (p.residual ? " residual" : "") + ::text(p.act);
   }
 };
+
+// The gradient of a convolution's weights: one result for all images.
+struct ConvWeight {
+  using Kernel = ConvWeightKernel;
+  static constexpr const char* name = "weights";
+  static const std::vector<const Kernel*>& rows(const Table& t) { return t.ConvWeight; }
+  ConvProblem p{};
+  Shape out{};
+  Input x, dy;
+
+  explicit ConvWeight(Random& r, int64_t n)
+      : p(Conv::problem(r)), out{n, p.z, p.p, p.q, p.k}, x(input(r, {n, p.d, p.h, p.w, p.c})), dy(input(r, out)) {
+    p.act = {Act::kNone, 0, 0}, p.residual = 0, p.exact = 1;
+  }
+  void make_inexact(Random& r) {
+    p.exact = 0;
+    for (Values* v : {&x.values, &dy.values}) *v = normals(r, static_cast<int64_t>(v->size()));
+  }
+
+  template <class T>
+  Result run(const Kernel& row, int64_t images, Random& r) const {
+    Tensor<T> tx = x.tensor<T>(images), ty = dy.tensor<T>(images);
+    Tensor<T> dw(Shape{1, 1, 1, p.t * p.r * p.s * p.c / p.groups, p.k}, {}, T(-12345.5));
+    launch_phases(row, p, ConvWeightArgs{tx.view(), ty.view(), dw.view().data}, images, r);
+    Result result;
+    result.y = dw.take(&result.intact);
+    return result;
+  }
+  Values bounds(const Values& want, Random&) const {
+    return Values(want.size(),
+                  p.exact ? 0 : kInexact * kU * static_cast<double>(out.n * p.z * p.p * p.q + 100));  // Winograd rounds short sums, too
+  }
+  std::string text() const {
+    return ::text(x.shape) + " -> " + ::text(out) + list("filter", p.t, p.r, p.s) + list("stride", p.stride_d, p.stride_h, p.stride_w) +
+           list("pad", p.pad_d_lo, p.pad_h_lo, p.pad_w_lo, p.pad_d_hi, p.pad_h_hi, p.pad_w_hi) +
+           list("dilation", p.dil_d, p.dil_h, p.dil_w) + list("groups", p.groups) + (p.transposed ? " transposed" : "");
+  }
+};
+
+template <class F>
+constexpr bool kRounds = std::is_same_v<F, Conv> || std::is_same_v<F, ConvWeight>;  // has rows that change the rounding (Winograd)
 
 struct Pool {
   using Kernel = PoolKernel;
@@ -611,6 +678,11 @@ void check_row(const F& problem, const typename F::Kernel& row, const Table& tab
   const std::string wrong = difference(got.y, want.y, bound);
   if (!wrong.empty()) fail(what + wrong);
   if (got.index != want.index) fail(what + "indices");
+  if (std::is_same_v<F, ConvWeight>) {  // a sum over the batch; in another order of tasks the same bits
+    const Result again = problem.template run<float>(row, problem.out.n, r);
+    if (!got.intact || again.y != got.y) fail(what + "the order of tasks shows");
+    return;
+  }
   const Result alone = problem.template run<float>(row, 1, r);
   if (!got.intact || !alone.intact) fail(what + "wrote outside of the result");
   for (size_t i = 0; i < alone.y.size(); ++i)
@@ -621,7 +693,7 @@ void check_row(const F& problem, const typename F::Kernel& row, const Table& tab
 template <class F>
 void check(F problem, const std::string& label, Random& r) {
   for (const bool exact : {true, false}) {
-    if constexpr (std::is_same_v<F, Conv>) {
+    if constexpr (kRounds<F>) {
       if (!exact) problem.make_inexact(r);
     } else if (!exact) {
       return;
@@ -634,14 +706,14 @@ void check(F problem, const std::string& label, Random& r) {
         if (row == F::rows(*table).back() && table != tables().front()) continue;  // the reference is the same code for all
         Tally& tally = g_tally[std::string(table->isa) + "\t" + F::name + "\t" + row->name];
         bool mine = true;  // inexact rows take part in the second round only, exact ones in the first
-        if constexpr (std::is_same_v<F, Conv>) {
+        if constexpr (kRounds<F>) {
           ConvProblem strict = problem.p;
           strict.exact = 1;
           mine = exact || row->refuse(strict);
         }
         if (!mine) continue;
         if (row->refuse(problem.p)) {
-          tally.refused += !exact || !std::is_same_v<F, Conv>;
+          tally.refused += !exact || !kRounds<F>;
           continue;
         }
         if (want.y.empty()) {
@@ -724,6 +796,7 @@ int main(int argc, char** argv) {
     with(3, [](Random& r, int64_t n) { return Map(r, n); });
     with(4, [](Random& r, int64_t n) { return Move(r, n); });
     with(5, [](Random& r, int64_t n) { return Resize(r, n); });
+    with(6, [](Random& r, int64_t n) { return ConvWeight(r, n); });
   }
   Random r{std::mt19937_64(static_cast<uint64_t>(seed))};
   check_plans(r);

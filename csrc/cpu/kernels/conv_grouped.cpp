@@ -9,7 +9,7 @@
 //
 //           registers = kPixels accumulators; a tap's Cg filter vectors are loaded once for all pixels: (1 + 1 + Cg/kPixels) loads for Cg FMAs
 // Cost      2*NZPQ*K*TRS*Cg flop, one shuffle an FMA (Zen 4 shares a pipe between them: 75 % of peak at best)
-// Refuses   transposed; Cg != Kg; Cg not 2, 4 or 8, or not below the vector
+// Refuses   Cg != Kg; Cg not 2, 4 or 8, or not below the vector
 // Source    Xie et al. 2017, arXiv:1611.05431, sec. 3.3 (the layers); the shuffle is ours
 #include "cpu/pixels.h"
 #include "simd/math.h"
@@ -28,14 +28,37 @@ constexpr int64_t kBlockVecs = 8;
 
 CK_INLINE Layout layout_of(const ConvProblem& p) {
   Layout l;
-  l.pixels = p.z * p.p * p.q;
-  l.tiles = (l.pixels + kPixels - 1) / kPixels;
+  // Transposed: a tile is of one row, its outputs a stride apart, for these see the same taps.
+  l.pixels = p.transposed ? (p.q + p.stride_w - 1) / p.stride_w : p.z * p.p * p.q;
+  l.tiles = (l.pixels + kPixels - 1) / kPixels * (p.transposed ? p.z * p.p * p.stride_w : 1);
   l.vecs = (p.k + kLanes - 1) / kLanes;
   l.blocks = (l.vecs + kBlockVecs - 1) / kBlockVecs;
   l.zeros = align64((p.c + kLanes) * 4);
   l.pointers = align64(p.t * p.r * p.s * kPixels * 8);
   l.taps = align64(p.t * p.r * p.s * 4);
   return l;
+}
+
+// Pointers for the outputs q, q + stride, ... of one row of a transposed convolution, kPixels to an entry.
+CK_INLINE int64_t point_transposed(const ConvProblem& p, const View& x, int64_t n, int64_t z, int64_t row, int64_t q, int count,
+                                   const Table& table) {
+  int64_t entries = 0, tap = 0;
+  for (int64_t t = 0; t < p.t; ++t)
+    for (int64_t r = 0; r < p.r; ++r)
+      for (int64_t s = 0; s < p.s; ++s, ++tap) {
+        const int64_t d = source_transposed(z, t, p.stride_d, p.pad_d_lo, p.dil_d, p.d);
+        const int64_t h = source_transposed(row, r, p.stride_h, p.pad_h_lo, p.dil_h, p.h);
+        if (d < 0 || h < 0 || (q + p.pad_w_lo - s * p.dil_w) % p.stride_w) continue;
+        bool any = false;
+        for (int i = 0; i < kPixels; ++i) {
+          const int64_t w = i < count ? source_transposed(q + i * p.stride_w, s, p.stride_w, p.pad_w_lo, p.dil_w, p.w) : -1;
+          table.x[entries * kPixels + i] = w < 0 ? table.zeros : at<const float>(x, n, d, h, w);
+          any |= w >= 0;
+        }
+        table.tap[entries] = static_cast<int32_t>(tap);
+        entries += any;
+      }
+  return entries;
 }
 
 // x's lane (l / kGroup) * kGroup + c in every lane l.
@@ -71,7 +94,8 @@ CK_INLINE void accumulate(const float* const* x, int64_t channel, const float* w
 }
 
 template <int kGroup, class IO>
-void vector(const ConvProblem& p, const ConvArgs& a, const Table& table, int64_t entries, int64_t k, int count, float* y, const float* residual, IO io) {
+void vector(const ConvProblem& p, const ConvArgs& a, const Table& table, int64_t entries, int64_t k, int count, float* y, int64_t y_step,
+            const float* residual, int64_t residual_step, IO io) {
   vf acc[kPixels];
   CK_UNROLL
   for (int i = 0; i < kPixels; ++i) acc[i] = splat(0.f);
@@ -83,13 +107,13 @@ void vector(const ConvProblem& p, const ConvArgs& a, const Table& table, int64_t
     if (i >= count) break;
     vf v = acc[i];
     if (a.bias) v += bias;
-    if (residual) v += io.load(residual + i * a.residual.pixel + k);
+    if (residual) v += io.load(residual + i * residual_step + k);
     if (p.act.kind == Act::kClamp) v = clamp(v, splat(p.act.a), splat(p.act.b));
-    io.store(y + i * a.y.pixel + k, v);
+    io.store(y + i * y_step + k, v);
   }
   if (p.act.kind != Act::kNone && p.act.kind != Act::kClamp)
     for (int i = 0; i < count; ++i) {
-      float* v = y + i * a.y.pixel + k;
+      float* v = y + i * y_step + k;
       activate_span(v, v, least(kLanes, p.k - k), p.act);
     }
 }
@@ -103,19 +127,36 @@ void run_group(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t l
   for (int64_t c = 0; c < p.c + kLanes; ++c) zeros[c] = 0.f;
   for (int64_t task = first; task < last; ++task) {
     const int64_t n = task / (l.blocks * l.tiles), tile = task / l.blocks % l.tiles, block = task % l.blocks;
-    const int64_t m = l.pixels * tile / l.tiles;
-    const int count = static_cast<int>(l.pixels * (tile + 1) / l.tiles - m);
-    int64_t entries = point_flat(p, false, a.x, n, m, count, table);
-    if (count < kPixels)  // one microkernel: the pixels that a short tile lacks read zeros (rows are moved from the last, which end highest)
-      for (int64_t e = entries - 1; e >= 0; --e)
-        for (int i = kPixels - 1; i >= 0; --i) table.x[e * kPixels + i] = i < count ? table.x[e * count + i] : zeros;
-    float* y = at<float>(a.y, n, 0, 0, 0) + m * a.y.pixel;
-    const float* residual = a.residual.data ? at<const float>(a.residual, n, 0, 0, 0) + m * a.residual.pixel : nullptr;
+    int64_t entries, y_step = a.y.pixel, residual_step = a.residual.pixel;
+    int count;
+    float* y;
+    const float* residual = nullptr;
+    if (p.transposed) {
+      const int64_t parts = (l.pixels + kPixels - 1) / kPixels, part = tile % parts, residue = tile / parts % p.stride_w;
+      const int64_t row = tile / (parts * p.stride_w) % p.p, z = tile / (parts * p.stride_w * p.p);
+      const int64_t pixels = residue < p.q ? (p.q - residue + p.stride_w - 1) / p.stride_w : 0, from = pixels * part / parts;
+      count = static_cast<int>(pixels * (part + 1) / parts - from);
+      if (!count) continue;
+      const int64_t q = residue + from * p.stride_w;
+      entries = point_transposed(p, a.x, n, z, row, q, count, table);
+      y = at<float>(a.y, n, z, row, q);
+      if (a.residual.data) residual = at<const float>(a.residual, n, z, row, q);
+      y_step *= p.stride_w, residual_step *= p.stride_w;
+    } else {
+      const int64_t m = l.pixels * tile / l.tiles;
+      count = static_cast<int>(l.pixels * (tile + 1) / l.tiles - m);
+      entries = point_flat(p, false, a.x, n, m, count, table);
+      if (count < kPixels)  // one microkernel: the pixels that a short tile lacks read zeros (rows are moved from the last, which end highest)
+        for (int64_t e = entries - 1; e >= 0; --e)
+          for (int i = kPixels - 1; i >= 0; --i) table.x[e * kPixels + i] = i < count ? table.x[e * count + i] : zeros;
+      y = at<float>(a.y, n, 0, 0, 0) + m * a.y.pixel;
+      if (a.residual.data) residual = at<const float>(a.residual, n, 0, 0, 0) + m * a.residual.pixel;
+    }
     const int64_t to = least(l.vecs, (block + 1) * kBlockVecs);
     for (int64_t v = block * kBlockVecs; v < to; ++v) {
       const int64_t k = v * kLanes;
-      if (p.k - k >= kLanes) vector<kGroup>(p, a, table, entries, k, count, y, residual, Full{});
-      else vector<kGroup>(p, a, table, entries, k, count, y, residual, Part{static_cast<int>(p.k - k)});
+      if (p.k - k >= kLanes) vector<kGroup>(p, a, table, entries, k, count, y, y_step, residual, residual_step, Full{});
+      else vector<kGroup>(p, a, table, entries, k, count, y, y_step, residual, residual_step, Part{static_cast<int>(p.k - k)});
     }
   }
 }
@@ -130,7 +171,6 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t, int64_t first, int64_
 }
 
 const char* refuse(const ConvProblem& p) {
-  if (p.transposed) return "transposed";
   const int64_t group = p.c / p.groups;
   if (p.c != p.k) return "as many filters as channels only";
   if (group != 2 && group != 4 && group != 8) return "groups of 2, 4 or 8 channels only";
@@ -139,7 +179,7 @@ const char* refuse(const ConvProblem& p) {
 }
 
 double cost(const ConvProblem& p) {
-  const double taps = static_cast<double>(p.t * p.r * p.s), outputs = static_cast<double>(p.z * p.p * p.q);
+  const double taps = static_cast<double>(p.t * p.r * p.s), outputs = static_cast<double>(p.transposed ? p.d * p.h * p.w : p.z * p.p * p.q);
   return outputs * static_cast<double>(layout_of(p).vecs) * taps * static_cast<double>(p.c / p.groups) * 1.6 / 3000.0;
 }
 

@@ -1,6 +1,7 @@
 // conv_weight_gemm.cpp: the gradient of a convolution's weights as a matrix product whose sums run over pixels, float32.
 //
-// Computes  dw[tap,b,s] = sum_m big[m moved by tap][b] * small[m][s];  big = x, small = dy (a transposed convolution: big = dy, small = x)
+// Computes  dw[tap,b,s] = sum_m big[m moved by tap][b] * small[m][s];  big = x, small = dy (a transposed convolution: big = dy, small = x;
+//           a 1x1 convolution whose pixels meet one to one: whichever wastes fewer lanes)
 // Layout    big and small NDHWC; packed: a tile of big's channels side by side, [tile][pixel][kStride], a panel of two vectors of small's
 //           channels, [panel][pixel][2 * kLanes]; partial sums [part][group][panel][tile][tap][channel][2 * kLanes]
 // Tiling    registers: kTile[2] channels of big x 2 vectors of small's, kept over all pixels of a chunk:
@@ -29,55 +30,77 @@ constexpr int64_t kBlockChannels = 512, kBlockFilters = 256;  // of a task: tile
 constexpr int64_t kSegment = 256;                             // longer rows are cut
 constexpr int64_t kTasks = 16;                                // parts are made until there are as many
 constexpr int64_t kFew = 4;                                   // a pixel read that often is read where it lies
+constexpr int64_t kNear = 128;                                // unless pixels lie far apart, in few sets of the cache
+constexpr int64_t kMostGroups = 16;                           // of a task
 constexpr int64_t kPartBytes = 16 << 20;                      // unless all parts together take more
 
 struct Layout {
   int64_t big[3], small[3], window[3], stride[3], pad[3], dil[3];  // d h w
   int64_t big_c, small_c, groups;                                  // channels of a group
-  bool transposed, windows, in_place;
-  int64_t taps, channels;       // windows: 1 and T*R*S*C
-  int64_t tiles, vecs, panels;  // of a group
-  int64_t tile_block, panel_block, tile_blocks, panel_blocks;
+  bool exchanged, windows, in_place;                               // exchanged: big is dy
+  int64_t taps, channels;                                          // windows: 1 and T*R*S*C
+  int64_t tiles, vecs, panels;                                     // of a group
+  int64_t tile_block, panel_block, tile_blocks, panel_blocks, group_block, group_blocks;
   int64_t pieces, segment;               // of a row, and pixels of the longest
   int64_t units;                         // rows (or pieces) in a chunk
   int64_t columns, column_step;          // of a packed row, and from one pixel of small to the next
   int64_t row_step, depth_rows, slices;  // packed rows per row of small; packed rows of a slice at most; slices
+  int64_t width;                         // of a packed pixel of a panel
   int64_t window_stride;                 // windows: floats of a pixel
   bool plain_big, plain_small;           // one tap, read by few tiles or panels: not worth a copy
   int64_t big_floats, small_floats;      // packed
 };
+
+// Whether big is dy and small is x.
+CK_INLINE bool exchanged(const ConvProblem& p) {
+  const bool symmetric = p.t * p.r * p.s == 1 && p.d == p.z && p.h == p.p && p.w == p.q && p.stride_d * p.stride_h * p.stride_w == 1 &&
+                         p.pad_d_lo == 0 && p.pad_h_lo == 0 && p.pad_w_lo == 0 && p.z * p.p * p.q > 1;
+  if (!symmetric) return p.transposed;
+  const int64_t c = p.c / p.groups, k = p.k / p.groups;
+  const auto work = [](int64_t big, int64_t small) __attribute__((always_inline)) {
+    const int64_t vecs = ceil_div(small, kLanes);
+    return big * vecs * (vecs == 1 ? 5 : 4);  // a single vector takes more loads for each product
+  };
+  return work(k, c) < work(c, k);
+}
 
 CK_INLINE Layout layout_of(const ConvProblem& p) {
   Layout l{};
   const int64_t x[3] = {p.d, p.h, p.w}, y[3] = {p.z, p.p, p.q};
   const int64_t window[3] = {p.t, p.r, p.s}, stride[3] = {p.stride_d, p.stride_h, p.stride_w};
   const int64_t pad[3] = {p.pad_d_lo, p.pad_h_lo, p.pad_w_lo}, dil[3] = {p.dil_d, p.dil_h, p.dil_w};
-  l.transposed = p.transposed;
+  l.exchanged = exchanged(p);
   for (int i = 0; i < 3; ++i) {
-    l.big[i] = p.transposed ? y[i] : x[i], l.small[i] = p.transposed ? x[i] : y[i];
+    l.big[i] = l.exchanged ? y[i] : x[i], l.small[i] = l.exchanged ? x[i] : y[i];
     l.window[i] = window[i], l.stride[i] = stride[i], l.pad[i] = pad[i], l.dil[i] = dil[i];
   }
   l.groups = p.groups;
-  l.big_c = (p.transposed ? p.k : p.c) / p.groups, l.small_c = (p.transposed ? p.c : p.k) / p.groups;
+  l.big_c = (l.exchanged ? p.k : p.c) / p.groups, l.small_c = (l.exchanged ? p.c : p.k) / p.groups;
   const int64_t taps = p.t * p.r * p.s;
-  l.in_place = taps == 1 && l.small[0] * l.small[1] * l.small[2] == 1 && pad[0] == 0 && pad[1] == 0 && pad[2] == 0 && !p.transposed;
+  l.in_place = taps == 1 && l.small[0] * l.small[1] * l.small[2] == 1 && pad[0] == 0 && pad[1] == 0 && pad[2] == 0 && !l.exchanged;
   l.windows = !l.in_place && l.big_c < 8 && taps > 1 && l.big_c * taps <= 1024;
   l.taps = l.windows ? 1 : taps;
   l.channels = l.windows ? taps * l.big_c : l.big_c;
-  l.tiles = ceil_div(l.channels, kRows);
   l.vecs = ceil_div(l.small_c, kLanes);
+  const int64_t tile_rows = l.vecs == 1 ? kStride : kRows;  // of one vector each, more sums fit the registers
+  l.tiles = ceil_div(l.channels, tile_rows);
   l.panels = ceil_div(l.vecs, 2);
-  l.tile_block = least(l.tiles, ceil_div(kBlockChannels, kRows));
-  l.tile_blocks = ceil_div(l.tiles, l.tile_block);
-  l.panel_block = least(l.panels, most(1, ceil_div(kBlockFilters, l.taps * kWidth)));
-  l.panel_blocks = ceil_div(l.panels, l.panel_block);
+  l.tile_blocks = ceil_div(l.tiles, ceil_div(kBlockChannels, tile_rows));  // of equal size, about
+  l.tile_block = ceil_div(l.tiles, l.tile_blocks);
+  l.panel_blocks = ceil_div(l.panels, most(1, ceil_div(kBlockFilters, l.taps * kWidth)));
+  l.panel_block = ceil_div(l.panels, l.panel_blocks);
+  l.width = l.vecs == 1 ? kLanes : kWidth;
+  // Narrow groups go together, so that whole cache lines and pages are read.
+  const bool narrow = !l.windows && l.tile_blocks == 1 && l.panel_blocks == 1;
+  l.group_block = narrow ? most(1, least(least(l.groups, kMostGroups), kNear / most(l.big_c, l.small_c))) : 1;
+  l.group_blocks = ceil_div(l.groups, l.group_block);
   l.pieces = ceil_div(l.small[2], kSegment);
   l.segment = ceil_div(l.small[2], l.pieces);
   // Pixels of a chunk: the tile and the panel stay in the first-level cache; with many weights, twice as many, for the partial sums are
   // read and written once a chunk. All that a task packed stays in the second-level cache.
   const int64_t weights = l.taps * least(l.channels, kBlockChannels) * least(l.small_c, l.panel_block * kWidth) * 4;
   int64_t pixels = weights > (1 << 20) ? 448 : 224;
-  const int64_t floats = l.tile_block * kStride * (l.taps > 1 ? 2 : 1) + l.panel_block * kWidth;
+  const int64_t floats = l.group_block * (l.tile_block * kStride * (l.taps > 1 ? 2 : 1) + l.panel_block * l.width);
   pixels = least(pixels, most(64, (256 << 10) / floats));
   l.units = most(1, pixels / l.segment);
   const bool strided = l.window[2] > 1;
@@ -89,11 +112,13 @@ CK_INLINE Layout layout_of(const ConvProblem& p) {
   const int64_t bands = l.pieces > 1 ? l.units : l.units / l.small[1] + 2;
   l.depth_rows = l.window[1] > 1 ? l.units * l.row_step + bands * most(0, span - l.row_step) : l.units;
   l.window_stride = (ceil_div(l.channels, 16) | 1) * 16;
-  l.big_floats = l.windows ? l.units * l.segment * l.window_stride : l.tile_block * l.slices * l.depth_rows * l.columns * kStride;
-  l.small_floats = l.panel_block * l.units * l.segment * kWidth;
+  l.big_floats =
+      l.windows ? l.units * l.segment * l.window_stride : l.group_block * l.tile_block * l.slices * l.depth_rows * l.columns * kStride;
+  l.small_floats = l.group_block * l.panel_block * l.units * l.segment * l.width;
   const bool still = taps == 1 && pad[0] == 0 && pad[1] == 0 && pad[2] == 0;  // every pixel of small has its pixel of big
-  l.plain_big = still && !l.windows && p.pad_d_hi <= 0 && p.pad_h_hi <= 0 && p.pad_w_hi <= 0 && l.panel_block <= kFew;
-  l.plain_small = l.small_c % kLanes == 0 && (l.windows ? 1 : l.taps) * l.tile_block <= kFew;
+  l.plain_big =
+      still && !l.windows && p.pad_d_hi <= 0 && p.pad_h_hi <= 0 && p.pad_w_hi <= 0 && l.panel_block <= kFew && l.groups * l.big_c <= kNear;
+  l.plain_small = l.small_c % kLanes == 0 && (l.windows ? 1 : l.taps) * l.tile_block <= kFew && l.groups * l.small_c <= kNear;
   if (l.in_place || l.plain_big) l.big_floats = 0;
   if (l.in_place || l.plain_small) l.small_floats = 0;
   return l;
@@ -102,7 +127,7 @@ CK_INLINE Layout layout_of(const ConvProblem& p) {
 CK_INLINE int64_t tile_first(const Layout& l, int64_t i) { return l.channels * i / l.tiles; }
 CK_INLINE int panel_vecs(const Layout& l, int64_t i) { return static_cast<int>(least(2, l.vecs - 2 * i)); }
 CK_INLINE int64_t part_floats(const Layout& l) { return l.groups * l.taps * l.channels * l.vecs * kLanes; }
-CK_INLINE int64_t blocks_of(const Layout& l) { return l.groups * l.tile_blocks * l.panel_blocks; }
+CK_INLINE int64_t blocks_of(const Layout& l) { return l.group_blocks * l.tile_blocks * l.panel_blocks; }
 CK_INLINE int64_t units_of(const Layout& l, int64_t images) { return images * l.small[0] * l.small[1] * l.pieces; }
 
 // Into how many parts the rows of the batch are cut.
@@ -130,61 +155,79 @@ CK_INLINE Unit unit_of(const Layout& l, int64_t i) {
   return {row / (l.small[0] * l.small[1]), row / l.small[1] % l.small[0], row % l.small[1], q, l.small[2] * (piece + 1) / l.pieces - q};
 }
 
+// The tiles of a task, group by group: a table, for it is looked up for each pixel that is packed.
+constexpr int64_t kMaxTiles = (kBlockChannels + kRows - 1) / kRows + kMostGroups;
+struct Tiles {
+  int64_t count, first[kMaxTiles], have[kMaxTiles];  // channel of a pixel, and how many of them belong to the group from there on
+};
+
 // One packed row of big: columns of row (n,d,h) from column w0 on, in steps of w_step; outside the image zeros.
-CK_INLINE void pack_row(const Layout& l, const View& big, int64_t n, int64_t d, int64_t h, int64_t w0, int64_t w_step, int64_t channel,
-                        int64_t first_tile, int64_t last_tile, int64_t tile_floats, float* out) {
-  const bool row_inside = static_cast<uint64_t>(d) < static_cast<uint64_t>(l.big[0]) && static_cast<uint64_t>(h) < static_cast<uint64_t>(l.big[1]);
+CK_INLINE void pack_row(const Layout& l, const View& big, int64_t n, int64_t d, int64_t h, int64_t w0, int64_t w_step, const Tiles& tiles, int64_t tile_floats, float* out) {
+  const bool row_inside =
+      static_cast<uint64_t>(d) < static_cast<uint64_t>(l.big[0]) && static_cast<uint64_t>(h) < static_cast<uint64_t>(l.big[1]);
   for (int64_t j = 0; j < l.columns; ++j, out += kStride) {
     const int64_t w = w0 + j * w_step;
     if (row_inside && static_cast<uint64_t>(w) < static_cast<uint64_t>(l.big[2])) {
-      const float* pixel = at<const float>(big, n, d, h, w) + channel;
-      for (int64_t i = first_tile; i < last_tile; ++i) {
-        const int64_t c = tile_first(l, i);
-        copy_tile(pixel + c, l.big_c - c, out + (i - first_tile) * tile_floats);
-      }
+      const float* pixel = at<const float>(big, n, d, h, w);
+      float* to = out;
+      for (int64_t i = 0; i < tiles.count; ++i, to += tile_floats) copy_tile(pixel + tiles.first[i], tiles.have[i], to);
     } else {
-      for (int64_t i = first_tile; i < last_tile; ++i) copy_tile(nullptr, 0, out + (i - first_tile) * tile_floats);
+      for (int64_t i = 0; i < tiles.count; ++i) copy_tile(nullptr, 0, out + i * tile_floats);
     }
   }
 }
 
-// The windows of a unit, one after the other.
+// The windows of a unit, one after the other: a row (t, r) of all of them at a time.
 CK_INLINE void pack_windows(const Layout& l, const View& big, const Unit& u, int64_t channel, float* out) {
-  for (int64_t m = 0; m < u.count; ++m, out += l.window_stride) {
-    float* to = out;
-    const int64_t w0 = (u.q + m) * l.stride[2] - l.pad[2];
-    const int64_t d0 = u.z * l.stride[0] - l.pad[0], h0 = u.p * l.stride[1] - l.pad[1];
-    for (int64_t t = 0; t < l.window[0]; ++t)
-      for (int64_t r = 0; r < l.window[1]; ++r) {
-        const int64_t d = d0 + t * l.dil[0], h = h0 + r * l.dil[1];
-        const bool inside = static_cast<uint64_t>(d) < static_cast<uint64_t>(l.big[0]) && static_cast<uint64_t>(h) < static_cast<uint64_t>(l.big[1]);
-        const float* row = at<const float>(big, u.n, inside ? d : 0, inside ? h : 0, 0) + channel;
-        const int64_t run = l.window[2] * l.big_c;
-        if (inside && l.dil[2] == 1 && big.pixel == l.big_c && w0 >= 0 && w0 + l.window[2] <= l.big[2]) {  // side by side already
-          const float* from = row + w0 * big.pixel;
-          int64_t i = 0;
-          for (; i + kLanes <= run; i += kLanes) store(to + i, load(from + i));
-          if (i < run) store_n(to + i, load_n(from + i, static_cast<int>(run - i)), static_cast<int>(run - i));
-          to += run;
-          continue;
-        }
-        for (int64_t s = 0; s < l.window[2]; ++s, to += l.big_c) {
-          const int64_t w = w0 + s * l.dil[2];
+  const int64_t run = l.window[2] * l.big_c, start = u.q * l.stride[2] - l.pad[2], w_step = l.stride[2];
+  // Windows whose columns lie inside: [from, to).
+  const bool together = l.dil[2] == 1 && big.pixel == l.big_c;
+  const int64_t space = l.big[2] - l.window[2] - start;
+  const int64_t from = together ? least(u.count, start < 0 ? ceil_div(-start, w_step) : 0) : u.count;
+  const int64_t to = together && space >= 0 ? most(from, least(u.count, space / w_step + 1)) : from;
+  for (int64_t t = 0; t < l.window[0]; ++t)
+    for (int64_t r = 0; r < l.window[1]; ++r, out += run) {
+      const int64_t d = u.z * l.stride[0] - l.pad[0] + t * l.dil[0], h = u.p * l.stride[1] - l.pad[1] + r * l.dil[1];
+      const bool inside =
+          static_cast<uint64_t>(d) < static_cast<uint64_t>(l.big[0]) && static_cast<uint64_t>(h) < static_cast<uint64_t>(l.big[1]);
+      const float* row = at<const float>(big, u.n, inside ? d : 0, inside ? h : 0, 0) + channel;
+      const auto slow = [&](int64_t m) {
+        float* value = out + m * l.window_stride;
+        for (int64_t s = 0; s < l.window[2]; ++s, value += l.big_c) {
+          const int64_t w = start + m * w_step + s * l.dil[2];
           const bool in = inside && static_cast<uint64_t>(w) < static_cast<uint64_t>(l.big[2]);
-          for (int64_t c = 0; c < l.big_c; ++c) to[c] = in ? row[w * big.pixel + c] : 0.f;
+          for (int64_t c = 0; c < l.big_c; ++c) value[c] = in ? row[w * big.pixel + c] : 0.f;
+        }
+      };
+      if (!inside) {
+        for (int64_t m = 0; m < u.count; ++m)
+          for (int64_t i = 0; i < run; ++i) out[m * l.window_stride + i] = 0.f;
+        continue;
+      }
+      for (int64_t m = 0; m < from; ++m) slow(m);
+      for (int64_t i = 0; i < run; i += kLanes) {
+        const float* source = row + (start + from * w_step) * l.big_c + i;
+        float* value = out + from * l.window_stride + i;
+        const int64_t n = run - i;
+        if (n >= kLanes) {
+          for (int64_t m = from; m < to; ++m, source += w_step * l.big_c, value += l.window_stride) store(value, load(source));
+        } else {
+          for (int64_t m = from; m < to; ++m, source += w_step * l.big_c, value += l.window_stride)
+            store_n(value, load_n(source, static_cast<int>(n)), static_cast<int>(n));
         }
       }
-  }
+      for (int64_t m = to; m < u.count; ++m) slow(m);
+    }
 }
 
 // Pixels of small, panel by panel; lanes behind the last channel are zero.
 CK_INLINE void pack_small(const Layout& l, const View& small, const Unit& u, int64_t channel, int64_t first_panel, int64_t last_panel,
                           int64_t panel_floats, float* out) {
   const float* pixel = at<const float>(small, u.n, u.z, u.p, u.q) + channel;
-  for (int64_t m = 0; m < u.count; ++m, pixel += small.pixel, out += kWidth)
+  for (int64_t m = 0; m < u.count; ++m, pixel += small.pixel, out += l.width)
     for (int64_t i = first_panel; i < last_panel; ++i) {
       float* to = out + (i - first_panel) * panel_floats;
-      for (int64_t j = 0; j < kWidth; j += kLanes) {
+      for (int64_t j = 0; j < l.width; j += kLanes) {
         const int64_t c = i * kWidth + j, n = l.small_c - c;
         store(to + j, n >= kLanes ? load(pixel + c) : n > 0 ? load_n(pixel + c, static_cast<int>(n)) : splat(0.f));
       }
@@ -208,8 +251,15 @@ CK_INLINE int64_t scratch_layout(const Layout& l, char* memory, Scratch* s) {
 }
 
 // Units [first, last) of big and small, packed for one task. Fills the tables of where each unit begins: in what was packed, or in memory.
-CK_INLINE void pack_chunk(const Layout& l, const View& big, const View& small, int64_t group, int64_t first, int64_t last, int64_t tile_from,
+CK_INLINE void pack_chunk(const Layout& l, const View& big, const View& small, int64_t group_from, int64_t group_to, int64_t first, int64_t last, int64_t tile_from,
                           int64_t tile_to, int64_t panel_from, int64_t panel_to, int64_t tile_floats, int64_t panel_floats, const Scratch& s) {
+  Tiles tiles;
+  tiles.count = 0;
+  for (int64_t group = group_from; group < group_to; ++group)
+    for (int64_t i = tile_from; i < tile_to; ++i) {
+      tiles.first[tiles.count] = group * l.big_c + tile_first(l, i);
+      tiles.have[tiles.count++] = l.big_c - tile_first(l, i);
+    }
   int64_t pixels = 0, row = 0;
   for (int64_t i = first; i < last; ++i) {
     const Unit u = unit_of(l, i);
@@ -217,13 +267,15 @@ CK_INLINE void pack_chunk(const Layout& l, const View& big, const View& small, i
     if (l.plain_small) {
       s.small_at[i - first] = u.n * small.image + u.z * small.depth + u.p * small.row + u.q * small.pixel;
     } else {
-      s.small_at[i - first] = pixels * kWidth;
-      pack_small(l, small, u, group * l.small_c, panel_from, panel_to, panel_floats, s.small + pixels * kWidth);
+      s.small_at[i - first] = pixels * l.width;
+      for (int64_t group = group_from; group < group_to; ++group)
+        pack_small(l, small, u, group * l.small_c, panel_from, panel_to, panel_floats,
+                   s.small + (group - group_from) * (panel_to - panel_from) * panel_floats + pixels * l.width);
     }
     if (l.plain_big)
       s.big_at[i - first] = u.n * big.image + u.z * l.stride[0] * big.depth + u.p * l.stride[1] * big.row + u.q * l.stride[2] * big.pixel;
     if (l.windows) {
-      pack_windows(l, big, u, group * l.big_c, s.big + pixels * l.window_stride);
+      pack_windows(l, big, u, group_from * l.big_c, s.big + pixels * l.window_stride);
       s.big_at[i - first] = pixels * l.window_stride;
     }
     pixels += u.count;
@@ -238,54 +290,71 @@ CK_INLINE void pack_chunk(const Layout& l, const View& big, const View& small, i
     for (int64_t t = 0; t < l.slices; ++t)
       for (int64_t r = 0; r < packed_rows; ++r)
         pack_row(l, big, u.n, u.z * l.stride[0] - l.pad[0] + t * l.dil[0], u.p * l.stride[1] - l.pad[1] + r * h_step, u.q * l.stride[2] - l.pad[2],
-                 w_step, group * l.big_c, tile_from, tile_to, tile_floats, s.big + ((t * l.depth_rows + row + r) * l.columns) * kStride);
+                 w_step, tiles, tile_floats, s.big + ((t * l.depth_rows + row + r) * l.columns) * kStride);
     for (int64_t r = 0; r < rows; ++r) s.big_at[i - first + r] = (row + r * l.row_step) * l.columns * kStride;
     row += packed_rows;
     i += rows;
   }
 }
 
+// The products of one group's tiles and panels in a chunk of `units`.
+CK_INLINE void multiply_group(const Layout& l, const View& big, const View& small, int64_t group, int64_t units, bool fresh, int64_t tile_from,
+                              int64_t tile_to, int64_t panel_from, int64_t panel_to, int64_t tile_floats, int64_t panel_floats, float* sums,
+                              const Scratch& s) {
+  const int64_t rows = l.taps * l.channels;
+  for (int64_t j = panel_from; j < panel_to; ++j) {
+    const int vecs = panel_vecs(l, j);
+    float* sums_j = sums + j * kWidth * rows;
+    for (int64_t i = tile_from; i < tile_to; ++i) {
+      const int64_t c = tile_first(l, i), channels = tile_first(l, i + 1) - c;
+      const ProductFn fn = product_fn(static_cast<int>(channels), vecs);
+      Product t;
+      t.big = l.plain_big  ? static_cast<const float*>(big.data) + group * l.big_c + c
+              : l.windows  ? s.big + c
+                           : s.big + (i - tile_from) * tile_floats;
+      t.big_step = l.plain_big ? l.stride[2] * big.pixel : l.windows ? l.window_stride : l.column_step * kStride;
+      t.small = l.plain_small ? static_cast<const float*>(small.data) + group * l.small_c + j * kWidth : s.small + (j - panel_from) * panel_floats;
+      t.small_step = l.plain_small ? small.pixel : l.width;
+      t.big_at = s.big_at, t.small_at = s.small_at, t.counts = s.counts, t.units = units;
+      // What the next chunk will read in place, on the way.
+      if (l.plain_big && j == panel_from) t.big_ahead = l.units * l.segment * t.big_step;
+      if (l.plain_small && i == tile_from) t.small_ahead = l.units * l.segment * t.small_step;
+      t.sums = sums_j + l.taps * c * vecs * kLanes, t.sums_step = vecs * kLanes, t.fresh = fresh;
+      if (l.windows || l.plain_big) {
+        fn(t);
+        continue;
+      }
+      const float* tile = t.big;
+      for (int64_t z = 0; z < l.window[0]; ++z)
+        for (int64_t r = 0; r < l.window[1]; ++r)
+          for (int64_t q = 0; q < l.window[2]; ++q) {
+            t.big = tile + ((z * l.depth_rows + r * l.dil[1]) * l.columns + q * l.dil[2]) * kStride;
+            fn(t);
+            t.sums += channels * vecs * kLanes;
+          }
+    }
+  }
+}
+
 void sum_part(const Layout& l, const View& big, const View& small, int64_t images, int64_t task, float* parts, const Scratch& s) {
   const int64_t part_count = parts_of(l, images), units = units_of(l, images);
   const int64_t panel_block = task % l.panel_blocks, tile_block = task / l.panel_blocks % l.tile_blocks,
-                group = task / (l.panel_blocks * l.tile_blocks) % l.groups, part = task / blocks_of(l);
+                group_from = task / (l.panel_blocks * l.tile_blocks) % l.group_blocks * l.group_block, part = task / blocks_of(l);
+  const int64_t group_to = least(l.groups, group_from + l.group_block);
   const int64_t tile_from = tile_block * l.tile_block, tile_to = least(l.tiles, tile_from + l.tile_block);
   const int64_t panel_from = panel_block * l.panel_block, panel_to = least(l.panels, panel_from + l.panel_block);
-  const int64_t tile_floats = l.slices * l.depth_rows * l.columns * kStride, panel_floats = l.units * l.segment * kWidth;
+  const int64_t tile_floats = l.slices * l.depth_rows * l.columns * kStride, panel_floats = l.units * l.segment * l.width;
   const int64_t rows = l.taps * l.channels;
-  float* sums = parts + (part * l.groups + group) * rows * l.vecs * kLanes;
   const int64_t begin = units * part / part_count, end = units * (part + 1) / part_count;
   for (int64_t first = begin; first < end; first += l.units) {
     const int64_t last = least(end, first + l.units);
-    pack_chunk(l, big, small, group, first, last, tile_from, tile_to, panel_from, panel_to, tile_floats, panel_floats, s);
-    for (int64_t j = panel_from; j < panel_to; ++j) {
-      const int vecs = panel_vecs(l, j);
-      float* sums_j = sums + j * kWidth * rows;
-      for (int64_t i = tile_from; i < tile_to; ++i) {
-        const int64_t c = tile_first(l, i), channels = tile_first(l, i + 1) - c;
-        const ProductFn fn = product_fn(static_cast<int>(channels), vecs);
-        Product t;
-        t.big = l.plain_big  ? static_cast<const float*>(big.data) + group * l.big_c + c
-                : l.windows  ? s.big + c
-                             : s.big + (i - tile_from) * tile_floats;
-        t.big_step = l.plain_big ? l.stride[2] * big.pixel : l.windows ? l.window_stride : l.column_step * kStride;
-        t.small = l.plain_small ? static_cast<const float*>(small.data) + group * l.small_c + j * kWidth : s.small + (j - panel_from) * panel_floats;
-        t.small_step = l.plain_small ? small.pixel : kWidth;
-        t.big_at = s.big_at, t.small_at = s.small_at, t.counts = s.counts, t.units = last - first;
-        t.sums = sums_j + l.taps * c * vecs * kLanes, t.sums_step = vecs * kLanes, t.fresh = first == begin;
-        if (l.windows || l.plain_big) {
-          fn(t);
-          continue;
-        }
-        const float* tile = t.big;
-        for (int64_t z = 0; z < l.window[0]; ++z)
-          for (int64_t r = 0; r < l.window[1]; ++r)
-            for (int64_t q = 0; q < l.window[2]; ++q) {
-              t.big = tile + ((z * l.depth_rows + r * l.dil[1]) * l.columns + q * l.dil[2]) * kStride;
-              fn(t);
-              t.sums += channels * vecs * kLanes;
-            }
-      }
+    pack_chunk(l, big, small, group_from, group_to, first, last, tile_from, tile_to, panel_from, panel_to, tile_floats, panel_floats, s);
+    for (int64_t group = group_from; group < group_to; ++group) {
+      const int64_t at = group - group_from;
+      Scratch own = s;
+      own.big += at * (tile_to - tile_from) * tile_floats, own.small += at * (panel_to - panel_from) * panel_floats;
+      multiply_group(l, big, small, group, last - first, first == begin, tile_from, tile_to, panel_from, panel_to, tile_floats, panel_floats,
+                     parts + (part * l.groups + group) * rows * l.vecs * kLanes, own);
     }
   }
 }
@@ -305,7 +374,7 @@ void add_parts(const Layout& l, int64_t images, int64_t task, const float* parts
         vf sum = load(from + v);
         for (int64_t k = 1; k < part_count; ++k) sum += load(from + k * part + v);
         const int n = static_cast<int>(least(kLanes, have - v));
-        if (l.transposed) {  // dw[tap][small][group, big]
+        if (l.exchanged) {  // dw[tap][small][group, big]
           const int64_t t = row / l.big_c, b_c = row % l.big_c;
           float lanes[kLanes];
           store(lanes, sum);
@@ -346,7 +415,7 @@ void sum_in_place(const Layout& l, const View& x, const View& dy, int64_t images
 
 void run(const ConvProblem& p, const ConvWeightArgs& a, int64_t images, int phase, int64_t first, int64_t last, void* scratch, void* shared) {
   const Layout l = layout_of(p);
-  const View &big = p.transposed ? a.dy : a.x, &small = p.transposed ? a.x : a.dy;
+  const View &big = l.exchanged ? a.dy : a.x, &small = l.exchanged ? a.x : a.dy;
   float* dw = static_cast<float*>(a.dw);
   Scratch s;
   scratch_layout(l, static_cast<char*>(scratch), &s);

@@ -45,7 +45,7 @@ CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
   return l;
 }
 
-CK_INLINE int64_t groups_of(const Layout& l, int64_t images) { return images * l.tiles ? ceil_div(images * l.tiles, l.group) : 0; }
+CK_INLINE int64_t groups_of(const Layout& l, int64_t images) { return images > 0 ? ceil_div(images * l.tiles, l.group) : 0; }
 CK_INLINE int64_t tile_first(const ConvProblem& p, const Layout& l, int64_t i) { return p.c * i / l.channel_tiles; }
 CK_INLINE int64_t big_floats(const Layout& l) { return l.channel_tiles * kProducts * l.step * kStride; }
 CK_INLINE int64_t small_floats(const Layout& l) { return l.panels * kProducts * l.step * kWidth; }

@@ -4,18 +4,26 @@
 // Layout    dx NDHWC, dy NZPQC, index like dy; any C
 // Tiling    task = some input rows, about 16 KB; for each pixel the windows that may hold it are a box; registers = one vector of channels
 // Cost      4*(DHWC + ZPQC) bytes and 8*ZPQC of indices, read again by neighbouring pixels from the cache
-// Refuses   nothing
+// Refuses   positions beyond 32 bits
 // Source    the adjoint of pool_ref.cpp; every dx is made by one task, so no atomic additions
 #include "core/kernel.h"
 #include "core/window.h"
 #include "simd/math.h"
+#include "simd/shuffle.h"
 
 namespace ck {
 namespace CK_ISA {
 namespace {
 
-typedef int64_t vl __attribute__((vector_size(8 * kLanes)));
-typedef int64_t vl_unaligned __attribute__((vector_size(8 * kLanes), aligned(8), may_alias));
+// The low halves of kLanes int64: positions fit 32 bits.
+typedef int32_t vi_unaligned __attribute__((vector_size(4 * kLanes), aligned(8), may_alias));
+struct Even {
+  static constexpr int lane(int j) { return 2 * j; }
+};
+CK_INLINE vi low_halves(const int64_t* p) {
+  const vi_unaligned* v = reinterpret_cast<const vi_unaligned*>(p);
+  return to_bits(shuffle<Even>(from_bits(v[0]), from_bits(v[1])));
+}
 
 // The windows along one dimension that may hold position i: [first, last].
 struct Range {
@@ -46,8 +54,7 @@ CK_INLINE void gather(const Window* windows, int count, int64_t position, bool a
     if constexpr (kMax) {
       vi hit;
       if (lanes == kLanes) {
-        const vl index = *reinterpret_cast<const vl_unaligned*>(windows[i].index + c);
-        hit = __builtin_convertvector(index == position, vi);
+        hit = low_halves(windows[i].index + c) == static_cast<int32_t>(position);
       } else {
         hit = splat_int(0);
         for (int l = 0; l < lanes; ++l) hit[l] = windows[i].index[c + l] == position ? -1 : 0;
@@ -63,6 +70,10 @@ CK_INLINE void gather(const Window* windows, int count, int64_t position, bool a
 template <bool kMax>
 CK_INLINE void finish(const Window* windows, int count, int64_t position, bool add, int64_t channels, float* dx) {
   int64_t c = 0;
+  if (count == 1 && !add) {  // most windows do not overlap
+    const Window only = windows[0];
+    for (; c + kLanes <= channels; c += kLanes) gather<kMax>(&only, 1, position, false, c, kLanes, dx, Full{});
+  }
   for (; c + kLanes <= channels; c += kLanes) gather<kMax>(windows, count, position, add, c, kLanes, dx, Full{});
   if (c < channels) {
     const int rest = static_cast<int>(channels - c);
@@ -93,12 +104,17 @@ void loop(const PoolProblem& p, const PoolBackArgs& a, int64_t first, int64_t la
         int count = 0;
         bool add = false;
         for (int64_t z = zs.first; z <= zs.last; ++z)
-          for (int64_t i = ps.first; i <= ps.last; ++i)
+          for (int64_t i = ps.first; i <= ps.last; ++i) {
+            Taps depth{}, line{};
+            if (!kMax) {
+              depth = depth_taps(p, z), line = row_taps(p, i);
+              if (!holds(depth, d) || !holds(line, h)) continue;
+            }
             for (int64_t q = qs.first; q <= qs.last; ++q) {
               float factor = 1.f;
               if (!kMax) {
-                const Taps depth = depth_taps(p, z), line = row_taps(p, i), column = column_taps(p, q);
-                if (!holds(depth, d) || !holds(line, h) || !holds(column, w)) continue;
+                const Taps column = column_taps(p, q);
+                if (!holds(column, w)) continue;
                 factor = 1.f / static_cast<float>(pool_divisor(p, depth, line, column));
               }
               if (count == kMaxWindows) {
@@ -107,6 +123,7 @@ void loop(const PoolProblem& p, const PoolBackArgs& a, int64_t first, int64_t la
               }
               windows[count++] = {at<const float>(a.dy, n, z, i, q), kMax ? at<const int64_t>(a.index, n, z, i, q) : nullptr, factor};
             }
+          }
         finish<kMax>(windows, count, position, add, p.c, dx);
       }
     }
@@ -118,7 +135,9 @@ void run(const PoolProblem& p, const PoolBackArgs& a, int64_t, int, int64_t firs
   else loop<false>(p, a, first, last);
 }
 
-const char* refuse(const PoolProblem&) { return nullptr; }
+const char* refuse(const PoolProblem& p) {
+  return p.kind == PoolKind::kMax && p.d * p.h * p.w > INT32_MAX ? "positions beyond 32 bits" : nullptr;
+}
 double cost(const PoolProblem& p) {
   const double in = double(p.d * p.h * p.w * p.c), out = double(p.z * p.p * p.q * p.c);
   return 4 * (in + 3 * out) / 10e3;

@@ -64,7 +64,8 @@ def _unlaid(dw: np.ndarray, groups: int, transposed: bool, rank: int) -> np.ndar
     window = tuple(range(rank))
     if not transposed:
         return np.ascontiguousarray(dw.transpose(rank + 1, rank, *window))
-    cg, k = dw.shape[rank], dw.shape[rank + 1]
+    cg: int = dw.shape[rank]
+    k: int = dw.shape[rank + 1]
     dw = dw.reshape(*dw.shape[:rank], cg, groups, k // groups).transpose(rank + 1, rank, rank + 2, *window)
     return np.ascontiguousarray(dw.reshape(groups * cg, k // groups, *dw.shape[3:]))
 

@@ -6,6 +6,7 @@
     convkern.train     losses, optimizers, callbacks, fine-tuning
     convkern.weights   weight files;  convkern.data  images;  convkern.viz  pictures
     convkern.device    GPUs: arrays on them, Model.to("cuda:0")
+    convkern.torch     the same kernels as layers of PyTorch models
 
 Everything is imported when it is first used, so `import convkern` costs next to nothing.
 """
@@ -45,7 +46,7 @@ _LAZY = {
     "list_models": "models",
     "set_seed": "initializers",
 }
-_MODULES = ("data", "device", "errors", "initializers", "layers", "models", "ops", "train", "viz", "weights")
+_MODULES = ("data", "device", "errors", "initializers", "layers", "models", "ops", "torch", "train", "viz", "weights")
 
 __all__ = [
     "CheckpointError",

@@ -17,6 +17,7 @@ __all__: list[str] = [
     "adam_step",
     "dlpack_export",
     "dlpack_import",
+    "fingerprint",
     "isa",
     "isas",
     "kernels",
@@ -457,6 +458,11 @@ def dlpack_export(
     owner: typing.Any,
 ) -> typing_extensions.CapsuleType: ...
 def dlpack_import(capsule: typing.Any) -> tuple: ...
+def fingerprint(address: int, bytes: int, samples: int = 0) -> int:
+    """
+    A hash of memory that the caller keeps alive: of some words spread over it, or of all (0).
+    """
+
 def isa() -> str:
     """
     The instruction set in use.

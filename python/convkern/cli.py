@@ -467,6 +467,34 @@ def finetune(args: argparse.Namespace) -> int:
     return 0
 
 
+def bench_torch(args: argparse.Namespace) -> int:
+    """Time ResNet-50 in PyTorch, eager, before and after convkern.torch.replace_layers."""
+    from . import _core
+    from .bench import report
+
+    try:
+        from .bench import torch_resnet
+    except ImportError as error:
+        raise ImportError("bench torch needs PyTorch: pip install 'convkern[torch]'") from error
+    threads = args.threads or _core.num_threads()
+    doc = report.document(threads, args.seconds, {"torch": torch_resnet.torch.__version__})
+    doc["format"] = "convkern-bench-torch-1"  # its rows are not those of the other benchmarks
+    names = ("contiguous", "channels_last", "after", "fused")
+    for n in args.batch:
+        row = torch_resnet.run(n, threads, args.seconds, args.rounds, args.input[0] if args.input else 224)
+        doc["rows"].append(row)
+    if not _json(args, doc):
+        cells = [
+            [row["n"], *(f"{row[name]['median'] * 1e3:.1f}" for name in names), row["ratio"], row["ratio_fused"]]
+            for row in doc["rows"]
+        ]
+        titles = ["N", "torch, contiguous", "torch, channels_last", "replace_layers", "fuse=True", "ratio", "fused"]
+        print(f"ResNet-50 in PyTorch, eager, {threads} threads, ms; ratios to the better of torch's two\n")
+        print(table(titles, [[f"{cell:.2f}" if isinstance(cell, float) else cell for cell in line] for line in cells]))
+        print(report.describe(doc))
+    return 0
+
+
 def bench_compare(args: argparse.Namespace) -> int:
     """Compare two runs, for instance of two commits, row by row."""
     from .bench import report
@@ -759,6 +787,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seconds", type=float, default=2.0, help="counted time for each contestant (default 2)")
     command.add_argument("--rounds", type=_positive, default=7, help="alternations between the two (default 7)")
 
+    command = add("bench torch", bench_torch)
+    command.add_argument("--batch", type=_positive, nargs="+", default=[1, 8], metavar="N")
+    command.add_argument("--input", type=_sizes, metavar="SIZE", help="height and width of the images (default: 224)")
+    command.add_argument("--seconds", type=float, default=2.0, help="counted time for each contestant (default 2)")
+    command.add_argument("--rounds", type=_positive, default=7, help="alternations between the contestants (default 7)")
+
     command = add("bench backward", bench_backward)
     command.add_argument(
         "targets", nargs="*", default=["resnet50"], metavar="WHAT", help="shape files, models, or 'all' shape files"
@@ -792,7 +826,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-BENCHES = (["augment"], ["backward"], ["compare"], ["peers"], ["table"], ["training"])
+BENCHES = (["augment"], ["backward"], ["compare"], ["peers"], ["table"], ["torch"], ["training"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -50,7 +50,7 @@ template <class K>
 void list_kernels(py::list& out, const char* family, const std::vector<const K*>& rows, const char* isa) {
   for (const K* row : rows) {
     py::dict d;
-    d["family"] = family, d["name"] = row->name, d["isa"] = isa;
+    d["family"] = family, d["name"] = row->name, d["isa"] = isa, d["bf16"] = row->bf16;
     out.append(d);
   }
 }
@@ -79,6 +79,16 @@ void register_info(py::module_& m) {
       },
       "The instruction sets this machine can run, best first.");
   m.def("set_isa", &set_isa, py::arg("name"), "Lower (or restore) the instruction set of plans made from now on.");
+  m.def(
+      "bf16",
+      [] {
+        switch (bf16()) {
+          case Bf16::kTiles: return "amx";
+          case Bf16::kPairs: return "avx512bf16";
+          default: return "";
+        }
+      },
+      "What the instruction set in use can do in bfloat16: 'amx', 'avx512bf16', or '' for nothing.");
   m.def("num_threads", &num_threads);
   m.def(
       "set_num_threads",
@@ -108,7 +118,7 @@ void register_info(py::module_& m) {
         }
         return out;
       },
-      "Every kernel of every ISA: family, name, isa.");
+      "Every kernel of every ISA: family, name, isa, and whether it computes in bfloat16.");
 }
 
 }  // namespace ck

@@ -11,6 +11,11 @@ namespace ck {
 
 void Plan::plan_arena() {
   constexpr int64_t kAlign = 16;  // elements: a 64-byte line of floats
+  // In elements of the plan's type: an int64 index takes two floats, a bfloat16 half of one.
+  const auto slot = [&](const Root& r) {
+    const int64_t elements = (r.size * bytes_of(r) + element_bytes_ - 1) / element_bytes_;
+    return (elements + kAlign - 1) / kAlign * kAlign;
+  };
   std::vector<int> order(roots_.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return roots_[a].size > roots_[b].size; });
@@ -18,14 +23,12 @@ void Plan::plan_arena() {
   for (int id : order) {
     Root& root = roots_[id];
     if (root.is_input || root.last < 0) continue;  // a caller's, or never made (strips)
-    // An int64 index needs 8 bytes an element: two float elements.
-    const int64_t size = (root.size * (root.is_index ? 8 : element_bytes_) / element_bytes_ + kAlign - 1) / kAlign * kAlign;
+    const int64_t size = slot(root);
     std::vector<std::pair<int64_t, int64_t>> taken;  // [from, to) of the roots that live at the same time
     for (int other : placed) {
       const Root& o = roots_[other];
       if (o.first <= root.last && root.first <= o.last) {
-        const int64_t o_size = (o.size * (o.is_index ? 8 : element_bytes_) / element_bytes_ + kAlign - 1) / kAlign * kAlign;
-        taken.emplace_back(o.offset, o.offset + o_size);
+        taken.emplace_back(o.offset, o.offset + slot(o));
       }
     }
     std::sort(taken.begin(), taken.end());

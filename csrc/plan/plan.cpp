@@ -68,8 +68,18 @@ int64_t Parameter::packed_bytes() {
   return sum;
 }
 
-Plan::Plan(bool float64, bool exact, bool lean, bool strips)
-    : element_bytes_(float64 ? 8 : 4), exact_(exact), lean_(lean), strips_(strips && !float64), table_(float64 ? reference64() : table()) {}
+Plan::Plan(bool float64, bool exact, bool lean, bool strips, bool bf16)
+    : element_bytes_(float64 ? 8 : 4),
+      exact_(exact),
+      lean_(lean),
+      strips_(strips && !float64),
+      bf16_(bf16 ? ck::bf16() : Bf16::kOff),
+      table_(float64 ? reference64() : table()) {
+  if (bf16 && float64) unsupported("bfloat16 sums are float32: a float64 plan has none");
+  if (bf16 && bf16_ == Bf16::kOff)
+    unsupported("bfloat16 needs a CPU with AVX512_BF16; this one is used as " + std::string(table_.isa) +
+                (std::string(table_.isa) == "avx512" ? " without it" : ""));
+}
 
 const Plan::Tensor& Plan::tensor(int t) const {
   if (t < 0 || t >= static_cast<int>(tensors_.size())) shape_error("no tensor has the id " + std::to_string(t));
@@ -82,7 +92,7 @@ int Plan::add_tensor(const Dims& dims, int root, int64_t offset, int64_t pixel) 
 }
 
 int Plan::new_tensor(const Dims& dims, bool is_index) {
-  roots_.push_back({elements(dims), false, is_index, 1 << 30, -1, 0, 0});
+  roots_.push_back({elements(dims), false, is_index, false, 1 << 30, -1, 0, 0});
   return add_tensor(dims, static_cast<int>(roots_.size()) - 1, 0, dims[3]);
 }
 
@@ -134,6 +144,7 @@ void Plan::add_step(const std::vector<const K*>& rows, const P& problem, Step st
   info.kernel = choice.kernel->name;
   info.why = forced.empty() ? cost_text(choice.cost) : "forced";
   info.refused = choice.refused;
+  info.cost = choice.cost;
   info.workspace = choice.kernel->scratch_bytes(problem);
   scratch_bytes_ = std::max(scratch_bytes_, info.workspace);
   info.in = tensor(step.x).dims;
@@ -169,7 +180,8 @@ int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int
   p.pad_d_lo = o.pad_lo[0], p.pad_h_lo = o.pad_lo[1], p.pad_w_lo = o.pad_lo[2];
   p.pad_d_hi = o.pad_hi[0], p.pad_h_hi = o.pad_hi[1], p.pad_w_hi = o.pad_hi[2];
   p.dil_d = o.dilation[0], p.dil_h = o.dilation[1], p.dil_w = o.dilation[2];
-  p.groups = o.groups, p.transposed = o.transposed, p.exact = exact_, p.lean = lean_, p.residual = residual >= 0, p.act = o.act;
+  p.groups = o.groups, p.transposed = o.transposed, p.exact = exact_, p.lean = lean_, p.residual = residual >= 0, p.bf16 = bf16_,
+  p.act = o.act;
   int64_t* const sizes[3] = {&p.z, &p.p, &p.q};
   const char* const names[3] = {"depth", "height", "width"};
   for (int i = 0; i < 3; ++i)
@@ -326,6 +338,7 @@ void Plan::finish(const std::vector<int>& outputs) {
     fuse_strips();
     count_uses(outputs);
   }
+  if (bf16_ != Bf16::kOff) store_bf16();
   plan_arena();
   block_ = steps_.size() <= 1 ? int64_t{1} << 40 : kBlockImages;
   finished_ = true;
@@ -333,7 +346,7 @@ void Plan::finish(const std::vector<int>& outputs) {
 
 View Plan::view(const Tensor& t, const std::vector<Place>& places) const {
   const Place& place = places[t.root];
-  const int bytes = roots_[t.root].is_index ? 8 : element_bytes_;
+  const int bytes = bytes_of(roots_[t.root]);
   if (place.pixel) return {place.base, place.image, place.depth, place.row, place.pixel};
   const int64_t row = t.dims[2] * t.pixel;
   return {place.base + t.offset * bytes, place.image, t.dims[1] * row, row, t.pixel};
@@ -483,8 +496,7 @@ void Plan::run(int64_t n, const std::vector<External>& inputs, const std::vector
     for (size_t r = 0; r < roots_.size(); ++r) {
       const Root& root = roots_[r];
       if (root.is_input) continue;
-      if (owner[r] >= 0)
-        places[r] = {static_cast<char*>(outputs[owner[r]]) + first * root.size * (root.is_index ? 8 : element_bytes_), root.size};
+      if (owner[r] >= 0) places[r] = {static_cast<char*>(outputs[owner[r]]) + first * root.size * bytes_of(root), root.size};
       else places[r] = {memory->arena.data() + root.offset * images * element_bytes_, root.size};
     }
     for (size_t i = 0; i < inputs.size(); ++i) {

@@ -65,9 +65,10 @@ class Plan {
     std::vector<std::pair<std::string, std::string>> refused;
     Dims in, out;
     int64_t macs, bytes, workspace, packed;
+    double cost = 0;  // estimated microseconds for one image on one core
   };
 
-  Plan(bool float64, bool exact, bool lean, bool strips);
+  Plan(bool float64, bool exact, bool lean, bool strips, bool bf16);
 
   int input(const Dims& dims);
   int buffer(const Dims& dims);
@@ -104,6 +105,7 @@ class Plan {
   struct Root {
     int64_t size;  // elements of one image
     bool is_input, is_index;
+    bool is_bf16;     // stored as bfloat16 (bf16.cpp)
     int first, last;  // steps between which it lives
     int64_t offset;   // in the arena, elements of one image
     int aliases;      // tensors that are not the root itself
@@ -151,7 +153,9 @@ class Plan {
   bool feeds(const Step& from, const Step& to) const;
   void run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, const Buffer& scratch) const;
   void count_uses(const std::vector<int>& outputs);
+  void store_bf16();
   void plan_arena();
+  int bytes_of(const Root& root) const { return root.is_index ? 8 : root.is_bf16 ? 2 : element_bytes_; }
   View view(const Tensor& t, const std::vector<Place>& places) const;
   void execute(const Step& step, const std::vector<Place>& places, int64_t images, int threads, const Buffer& scratch) const;
   void fetch(const External& from, int t, const Place& to, int64_t images, int threads) const;
@@ -161,6 +165,7 @@ class Plan {
 
   const int element_bytes_;
   const bool exact_, lean_, strips_;
+  const Bf16 bf16_;
   const Table& table_;
   std::vector<Tensor> tensors_;
   std::vector<Root> roots_;

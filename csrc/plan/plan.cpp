@@ -200,7 +200,10 @@ int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int
       "conv", label, "", "", {}, {}, {}, (o.transposed ? elements(in) / p.c * p.k : elements(shape)) * taps, taps * p.k * element_bytes_,
       0,      0};
   Step step{{}, x, residual, y, -1, nullptr, bias.bytes() ? std::make_shared<const Buffer>(std::move(bias)) : nullptr};
-  add_step(table_.Conv, p, std::move(step), std::move(info), o.algo);
+  std::vector<const ConvKernel*> rows = table_.Conv;  // float32 plans do not hear of the others, unless one is forced
+  if (bf16_ == Bf16::kOff && o.algo.empty())
+    rows.erase(std::remove_if(rows.begin(), rows.end(), [](const ConvKernel* k) { return k->bf16; }), rows.end());
+  add_step(rows, p, std::move(step), std::move(info), o.algo);
   const auto& call = std::get<Call<ConvKernel, ConvProblem>>(steps_.back().call);
   steps_.back().weights = weight->packed(*call.kernel, call.problem);
   infos_.back().packed = steps_.back().weights->bytes();

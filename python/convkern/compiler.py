@@ -81,14 +81,17 @@ def compile(
     dtype: str = "float32",
     exact: bool = False,
     lean: bool = False,
+    precision: str = "float32",
     parameters: ParameterCache | None = None,
     passes: tuple[all_passes.Pass, ...] = all_passes.ALL,
 ) -> CompiledPlan:
     """Choose kernels, pack weights and lay out memory for a graph.
 
     dtype: "float32", or "float64" on the reference kernels, for checks. exact: no algorithm that rounds differently
-    from a plain sum (Winograd). lean: no enlarged weights. parameters: the packed weights the caller's plans share.
-    Raises DTypeError for parameters of another type and Unsupported for what no kernel serves.
+    from a plain sum (Winograd). lean: no enlarged weights. precision: "bf16" lets convolutions and dense layers
+    multiply in bfloat16 with float32 sums. parameters: the packed weights the caller's plans share.
+    Raises DTypeError for parameters of another type and Unsupported for what no kernel serves, and for "bf16" on a CPU
+    without it.
 
     >>> g = Graph()
     >>> x = g.input((4, 4, 2))
@@ -99,7 +102,8 @@ def compile(
     (['conv'], (1, 2, 2, 5))
     """
     graph = all_passes.run(graph, passes)
-    lowering = _Lowering(graph, dtype, exact, lean, {} if parameters is None else parameters)
+    plan = _core.Plan(dtype, exact, lean, bf16=precision == "bf16")
+    lowering = _Lowering(graph, dtype, plan, {} if parameters is None else parameters)
     return CompiledPlan(lowering.plan, graph, dtype, lowering.used)
 
 
@@ -127,9 +131,8 @@ def _act(node: Node) -> dict[str, Any]:
 class _Lowering:
     """Walks the nodes once and appends their steps to a plan."""
 
-    def __init__(self, graph: Graph, dtype: str, exact: bool, lean: bool, cache: ParameterCache):
-        self.graph, self.dtype, self.cache = graph, np.dtype(dtype), cache
-        self.plan = _core.Plan(dtype, exact, lean)
+    def __init__(self, graph: Graph, dtype: str, plan: _core.Plan, cache: ParameterCache):
+        self.graph, self.dtype, self.plan, self.cache = graph, np.dtype(dtype), plan, cache
         self.used: list[_core.Parameter] = []
         self.ids = {tensor: self.plan.input(_four(graph.shapes[tensor])) for tensor in graph.inputs}
         self.homes: dict[int, tuple[int, int]] = {}  # tensor -> the concat whose slice it is, and its first channel

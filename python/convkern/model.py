@@ -54,7 +54,8 @@ class Model(Layer):
         arrangement. Any tensor may be an output (to see inside a network) and any may be an input (to run the rest of
         one).
         exact: no algorithm that changes the rounding beyond the order of sums (no Winograd). memory: "normal", or
-        "lean" for no enlarged copies of weights.
+        "lean" for no enlarged copies of weights. precision: "float32", or "bf16": convolutions and dense layers may
+        round what they multiply to bfloat16 (sums stay float32, and so do the arrays of a call), on CPUs that have it.
     Shapes: arrays are float32 with the batch axis first, (N, H, W, C) for images; any strides, so x.transpose(0, 2, 3,
         1) of NCHW data is fine; N may be 0 and may change from call to call.
     Errors: ModelError if an output needs an input that is not given or names collide; ShapeError, DTypeError for arrays
@@ -79,19 +80,21 @@ class Model(Layer):
         *,
         exact: bool = False,
         memory: str = "normal",
+        precision: str = "float32",
         **base: Any,
     ):
         super().__init__(name=name, **base)
-        self._prepare(exact, memory)
+        self._prepare(exact, memory, precision)
         self._assemble(inputs, outputs)
 
-    def _prepare(self, exact: bool, memory: str) -> None:
+    def _prepare(self, exact: bool, memory: str, precision: str) -> None:
         self._lock = threading.RLock()
         self._plans: OrderedDict[Any, CompiledPlan] = OrderedDict()
         self._packed: dict[Any, Any] = {}
         self._versions: list[int] = []
         self.exact = exact
         self.memory = memory
+        self.precision = precision
 
     def _assemble(self, inputs: Any, outputs: Any) -> None:
         """Read the network between the tensors off from the recorded calls."""
@@ -281,6 +284,19 @@ class Model(Layer):
             raise Unsupported(f"memory={value!r}; want 'normal' or 'lean'")
         self._memory = value
 
+    @property
+    def precision(self) -> str:
+        """ "float32", or "bf16" for products in bfloat16 where the CPU has them (docs/precision.md); may be set at any
+        time. A call raises Unsupported where it has none.
+        """
+        return self._precision
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        if value not in ("float32", "bf16"):
+            raise Unsupported(f"precision={value!r}; want 'float32' or 'bf16'")
+        self._precision = value
+
     def plan(self, shapes: Any = None) -> CompiledPlan:
         """The compiled plan for inputs of these per-image shapes: one shape, a list of them, or None for the declared
         ones.
@@ -293,7 +309,7 @@ class Model(Layer):
         return self._plan(self._image_shapes(shapes))
 
     def _plan(self, shapes: tuple[Shape, ...]) -> CompiledPlan:
-        key = (shapes, self._exact, self._memory)
+        key = (shapes, self._exact, self._memory, self._precision)
         versions = [p.version for p in self._unique_params]
         with self._lock:
             if versions != self._versions:
@@ -304,7 +320,11 @@ class Model(Layer):
                 from .compiler import compile
 
                 plan = compile(
-                    self.graph(shapes), exact=self._exact, lean=self._memory == "lean", parameters=self._packed
+                    self.graph(shapes),
+                    exact=self._exact,
+                    lean=self._memory == "lean",
+                    precision=self._precision,
+                    parameters=self._packed,
                 )
                 self._plans[key] = plan
                 if len(self._plans) > PLANS:
@@ -491,6 +511,8 @@ class Model(Layer):
             options["exact"] = True
         if self._memory != "normal":
             options["memory"] = self._memory
+        if self._precision != "float32":
+            options["precision"] = self._precision
         if not self.trainable:
             options["trainable"] = False
         return options
@@ -575,10 +597,11 @@ class Sequential(Model):
         *,
         exact: bool = False,
         memory: str = "normal",
+        precision: str = "float32",
         **base: Any,
     ):
         Layer.__init__(self, name=name, **base)
-        self._prepare(exact, memory)
+        self._prepare(exact, memory, precision)
         self._stack: list[Layer] = []
         self._chain: list[Tensor] = []  # the input and the result of every layer, once the input is known
         for layer in layers or ():

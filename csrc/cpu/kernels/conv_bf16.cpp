@@ -17,25 +17,29 @@ struct Pairs {
   static CK_INLINE_MEMBER void end() {}
 
   template <int kPixels, int kVecs>
-  static CK_INLINE_MEMBER void product(const bf16* a, int64_t row, const bf16* w, int64_t steps, float* sums) {
+  static CK_INLINE_MEMBER void product(const Operand& x, const bf16* w, float* sums) {
     __m512 acc[kPixels][kVecs];
     CK_UNROLL
     for (int i = 0; i < kPixels; ++i)
       CK_UNROLL
       for (int j = 0; j < kVecs; ++j) acc[i][j] = _mm512_setzero_ps();
-    for (int64_t step = 0; step < steps; ++step, a += kStepValues, w += kVecs * kStepWords)
-      for (int64_t pair = 0; pair < 16; ++pair) {
-        __m512bh b[kVecs];
-        CK_UNROLL
-        for (int j = 0; j < kVecs; ++j) b[j] = (__m512bh)_mm512_loadu_si512(w + j * kStepWords + pair * 32);
-        CK_UNROLL
-        for (int i = 0; i < kPixels; ++i) {
-          int32_t two;
-          __builtin_memcpy(&two, a + i * row + 2 * pair, 4);
-          const __m512bh v = (__m512bh)_mm512_set1_epi32(two);
-          CK_UNROLL
-          for (int j = 0; j < kVecs; ++j) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], v, b[j]);
-        }
+    for (int64_t r = 0; r < x.r; ++r)
+      for (int64_t s = 0; s < x.s; ++s) {
+        const bf16* a = x.a + r * x.step_r + s * x.step_s;
+        for (int64_t step = 0; step < x.steps; ++step, a += kStepValues, w += kVecs * kStepWords)
+          for (int64_t pair = 0; pair < 16; ++pair) {
+            __m512bh b[kVecs];
+            CK_UNROLL
+            for (int j = 0; j < kVecs; ++j) b[j] = (__m512bh)_mm512_loadu_si512(w + j * kStepWords + pair * 32);
+            CK_UNROLL
+            for (int i = 0; i < kPixels; ++i) {
+              int32_t two;
+              __builtin_memcpy(&two, a + i * x.row + 2 * pair, 4);
+              const __m512bh v = (__m512bh)_mm512_set1_epi32(two);
+              CK_UNROLL
+              for (int j = 0; j < kVecs; ++j) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], v, b[j]);
+            }
+          }
       }
     CK_UNROLL
     for (int i = 0; i < kPixels; ++i)
@@ -44,15 +48,15 @@ struct Pairs {
   }
 
   template <int kPixels>
-  static CK_INLINE_MEMBER void some(const bf16* a, int64_t row, const bf16* w, int64_t steps, int64_t vecs, float* sums) {
-    if (vecs > 1) product<kPixels, 2>(a, row, w, steps, sums);
-    else product<kPixels, 1>(a, row, w, steps, sums);
+  static CK_INLINE_MEMBER void some(const Operand& x, const bf16* w, int64_t vecs, float* sums) {
+    if (vecs > 1) product<kPixels, 2>(x, w, sums);
+    else product<kPixels, 1>(x, w, sums);
   }
 
-  static CK_INLINE_MEMBER void multiply(const bf16* a, int64_t row, const bf16* w, int64_t steps, int64_t pixels, int64_t vecs, float* sums) {
-    for (; pixels >= 8; pixels -= 8, a += 8 * row, sums += 8 * kPanel) some<8>(a, row, w, steps, vecs, sums);
-    for (; pixels >= 2; pixels -= 2, a += 2 * row, sums += 2 * kPanel) some<2>(a, row, w, steps, vecs, sums);
-    if (pixels) some<1>(a, row, w, steps, vecs, sums);
+  static CK_INLINE_MEMBER void multiply(Operand x, const bf16* w, int64_t places, int64_t vecs, float* sums) {
+    for (; places >= 8; places -= 8, x.a += 8 * x.row, sums += 8 * kPanel) some<8>(x, w, vecs, sums);
+    for (; places >= 2; places -= 2, x.a += 2 * x.row, sums += 2 * kPanel) some<2>(x, w, vecs, sums);
+    if (places) some<1>(x, w, vecs, sums);
   }
 };
 

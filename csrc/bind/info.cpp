@@ -7,6 +7,7 @@
 #include "bind/bind.h"
 #include "core/parallel.h"
 #include "dispatch/tables.h"
+#include "dispatch/tuning.h"
 
 #ifndef CK_VERSION
 #error "the build passes CK_VERSION"
@@ -89,6 +90,14 @@ void register_info(py::module_& m) {
         }
       },
       "What the instruction set in use can do in bfloat16: 'amx', 'avx512bf16', or '' for nothing.");
+  m.def(
+      "set_tuning",
+      [](const std::map<std::string, std::pair<std::string, double>>& rows) {
+        std::map<std::string, Tuned> table;
+        for (const auto& [key, row] : rows) table[key] = {row.first, row.second};
+        set_tuning(std::move(table));
+      },
+      py::arg("rows"), "Measured choices, key -> (kernel, microseconds), for plans made from now on; keys as in Plan.steps().");
   m.def("num_threads", &num_threads);
   m.def(
       "set_num_threads",

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/parallel.h"
+#include "dispatch/tuning.h"
 
 namespace ck {
 namespace {
@@ -140,9 +141,19 @@ void Plan::use(int t, int step) {
 template <class K, class P>
 void Plan::add_step(const std::vector<const K*>& rows, const P& problem, Step step, Info info, const std::string& forced) {
   if (finished_) unsupported("a finished plan takes no more steps");
-  const Choice<K> choice = select(rows, problem, forced);
-  info.kernel = choice.kernel->name;
+  Choice<K> choice = select(rows, problem, forced);
   info.why = forced.empty() ? cost_text(choice.cost) : "forced";
+  if constexpr (std::is_same_v<K, ConvKernel>) {
+    info.key = tuning_key(problem, table_.isa);
+    if (const auto row = forced.empty() ? tuned(info.key) : std::nullopt)
+      for (const K* kernel : rows)
+        if (row->kernel == kernel->name && !kernel->refuse(problem)) {
+          if (kernel != choice.kernel) info.why = std::string("tuned: measured faster than ") + choice.kernel->name;
+          else info.why += ", and by the table";
+          choice.kernel = kernel, choice.cost = kernel->cost(problem), info.tuned_us = row->us;
+        }
+  }
+  info.kernel = choice.kernel->name;
   info.refused = choice.refused;
   info.cost = choice.cost;
   info.workspace = choice.kernel->scratch_bytes(problem);

@@ -65,7 +65,9 @@ class Plan {
     std::vector<std::pair<std::string, std::string>> refused;
     Dims in, out;
     int64_t macs, bytes, workspace, packed;
-    double cost = 0;  // estimated microseconds for one image on one core
+    double cost = 0;      // estimated microseconds for one image on one core
+    std::string key{};    // of the tuning table (convolutions)
+    double tuned_us = 0;  // what the table in use says; 0: nothing
   };
 
   Plan(bool float64, bool exact, bool lean, bool strips, bool bf16);

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
+from . import _core, tuning
 from . import passes as all_passes
 from .arrays import asarray
 from .errors import DTypeError, ShapeError, Unsupported
@@ -102,6 +102,7 @@ def compile(
     (['conv'], (1, 2, 2, 5))
     """
     graph = all_passes.run(graph, passes)
+    tuning.ensure_loaded()
     plan = _core.Plan(dtype, exact, lean, bf16=precision == "bf16")
     lowering = _Lowering(graph, dtype, plan, {} if parameters is None else parameters)
     return CompiledPlan(lowering.plan, graph, dtype, lowering.used)

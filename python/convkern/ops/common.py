@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
+from .. import _core, tuning
 from ..arrays import Images, asarray
 from ..errors import DTypeError, ShapeError, Unsupported
 
@@ -92,6 +92,7 @@ def one_axis(op: str, dim: Any, rank: int) -> int:
 
 def new_plan(dtype: np.dtype) -> _core.Plan:
     """A plan that rounds as plain sums do: the weights of a single call are not worth a Winograd transform."""
+    tuning.ensure_loaded()
     return _core.Plan(
         "float32" if dtype.itemsize == 4 else "float64", exact=True
     )  # dtype.name takes longer than all this

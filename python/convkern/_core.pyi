@@ -10,6 +10,7 @@ import numpy
 __all__: list[str] = [
     "Parameter",
     "Plan",
+    "bf16",
     "isa",
     "isas",
     "kernels",
@@ -17,6 +18,7 @@ __all__: list[str] = [
     "peak_gflops",
     "set_isa",
     "set_num_threads",
+    "set_tuning",
     "version",
 ]
 
@@ -35,7 +37,7 @@ class Plan:
     A network as steps over one arena. Shapes are (D, H, W, C) of one image; methods that add a step return a tensor id.
     """
     def __init__(
-        self, dtype: str = "float32", exact: bool = False, lean: bool = False, strips: bool = True
+        self, dtype: str = "float32", exact: bool = False, lean: bool = False, strips: bool = True, bf16: bool = False
     ) -> None: ...
     def activation(self, x: int, act: str, act_a: float = 0.0, act_b: float = 0.0, label: str = "") -> int: ...
     def adaptive_pool(
@@ -138,6 +140,11 @@ class Plan:
     @property
     def arena_bytes(self) -> int: ...
 
+def bf16() -> str:
+    """
+    What the instruction set in use can do in bfloat16: 'amx', 'avx512bf16', or '' for nothing.
+    """
+
 def isa() -> str:
     """
     The instruction set in use.
@@ -150,7 +157,7 @@ def isas() -> list[str]:
 
 def kernels() -> list:
     """
-    Every kernel of every ISA: family, name, isa.
+    Every kernel of every ISA: family, name, isa, and whether it computes in bfloat16.
     """
 
 def num_threads() -> int: ...
@@ -165,4 +172,9 @@ def set_isa(name: str) -> None:
     """
 
 def set_num_threads(n: int) -> None: ...
+def set_tuning(rows: collections.abc.Mapping[str, tuple[str, float]]) -> None:
+    """
+    Measured choices, key -> (kernel, microseconds), for plans made from now on; keys as in Plan.steps().
+    """
+
 def version() -> str: ...

@@ -423,10 +423,10 @@ def precision(args: argparse.Namespace) -> int:
     from .models import get_model, load_input
 
     threads = args.threads or _core.num_threads()
-    pair = [get_model(args.model, weights=args.weights, precision=name) for name in ("float32", "bf16")]
+    full, rounded = (get_model(args.model, weights=args.weights, precision=name) for name in ("float32", "bf16"))
     files = list(_images(args.paths)) or _demo_photos()
     inputs = [load_input(file, args.model) for file in files]
-    facts = check.compare(*pair, inputs, threads=threads)
+    facts = check.compare(full, rounded, inputs, threads=threads)
     facts = dict(
         model=args.model, isa=_core.isa(), bf16=_core.bf16(), threads=threads, files=list(map(str, files)), **facts
     )

@@ -134,13 +134,13 @@ def _rows(doc: Mapping[str, Any], where: str) -> Rows:
     strange = set()
     for problem, row in doc["rows"].items():
         kernel, us = (row.get("kernel"), row.get("us")) if isinstance(row, dict) else (None, None)
-        number = isinstance(us, (int, float)) and not isinstance(us, bool)
-        if not isinstance(kernel, str) or not number or not 0 < float(us) < math.inf:
+        us = float(us) if isinstance(us, (int, float)) and not isinstance(us, bool) else math.nan
+        if not isinstance(kernel, str) or not 0 < us < math.inf:
             raise DataError(
                 f"{where}: the row {problem!r} is {row!r}, want a kernel's name and microseconds ({_REMEDY})"
             )
         if kernel in known:
-            rows[problem] = (kernel, float(us))
+            rows[problem] = (kernel, us)
         else:
             strange.add(kernel)
     if strange:

@@ -100,17 +100,31 @@ def measure(
     costs = {name: plan.steps()[0]["cost_us"] for name, plan in plans.items()}
     model = min(costs, key=lambda name: costs[name])
     plans = {name: plan for name, plan in plans.items() if costs[name] <= HOPELESS * costs[model]}
+    key = plans[model].steps()[0]["key"]
+    if len(plans) == 1:
+        rounds = 1
+    choice = Choice(layer, key, model, _time(plans, layer, batches, threads, seconds, rounds))
+    if choice.best != model:  # once more, the two alone: a busy moment must not choose
+        two = {name: plans[name] for name in (model, choice.best)}
+        again = _time(two, layer, batches, threads, seconds, 2 * rounds)
+        choice = replace(choice, seconds={**choice.seconds, **again})
+        if choice.best not in two:
+            choice = replace(choice, seconds=again)
+    return choice
+
+
+def _time(
+    plans: dict[str, Any], layer: shapefile.ConvShape, batches: Sequence[int], threads: int, seconds: float, rounds: int
+) -> dict[str, tuple[float, ...]]:
+    """Seconds a call by kernel and batch: the first quartile, since what else runs on a machine only adds."""
     times: dict[str, list[float]] = {name: [] for name in plans}
     for n in batches:
-        x = rng.standard_normal((n, 1, layer.h, layer.w, layer.c), np.float32)
+        x = np.random.default_rng(n).standard_normal((n, 1, layer.h, layer.w, layer.c), np.float32)
         xs = [x, *(x.copy() for _ in range(min(harness.ring_size(x.nbytes), 8) - 1))]
-        if len(plans) == 1:
-            rounds = 1
         calls = {name: _call(plan, xs, threads) for name, plan in plans.items()}
         for name, timing in harness.interleave(calls, seconds, rounds).items():
-            times[name].append(timing.median)
-    key = plans[model].steps()[0]["key"]
-    return Choice(layer, key, model, {name: tuple(values) for name, values in times.items()})
+            times[name].append(timing.q1)
+    return {name: tuple(values) for name, values in times.items()}
 
 
 def _call(plan: Any, xs: Sequence[np.ndarray], threads: int) -> Any:

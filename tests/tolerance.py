@@ -16,6 +16,7 @@ import numpy as np
 import oracle
 
 U = 2.0**-24
+U_BF16 = 2.0**-8  # the unit roundoff of bfloat16
 TINY = 2.0**-126  # the smallest normal float32
 FUNCTION_ULPS = 8  # what exp, tanh, erf ... may be off by, relative to the largest term they are made of
 
@@ -40,6 +41,25 @@ def conv_bound(x: Any, w: Any, bias: Any = None, residual: Any = None, **geometr
     terms = int(np.prod(np.shape(w)[:-1])) + 2
     absolute = [None if a is None else np.abs(np.asarray(a, np.float64)) for a in (x, w, bias, residual)]
     return sum_bound(terms, oracle.conv(*absolute, **geometry))
+
+
+def rounded_bf16(x: Any) -> np.ndarray:
+    """float32 values rounded to bfloat16: to nearest, ties to even; NaN stays, denormals become zero."""
+    x = np.ascontiguousarray(x, np.float32)
+    bits = x.view(np.uint32)
+    bits = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32)
+    return np.where(np.isnan(x), x, np.where(np.abs(x) < TINY, np.copysign(0, x), bits.view(np.float32)))
+
+
+def conv_bf16_bound(x: Any, w: Any, bias: Any = None, residual: Any = None, **geometry: Any) -> np.ndarray:
+    """conv_bound of float32 sums, and of each product |x||w| the two roundings of its factors: 2u + u^2."""
+    products = oracle.conv(np.abs(np.asarray(x, np.float64)), np.abs(np.asarray(w, np.float64)), **geometry)
+    return (2 * U_BF16 + U_BF16**2) * products + conv_bound(x, w, bias, residual, **geometry) * (1 + U_BF16) ** 2
+
+
+def bf16_network_bound(want: np.ndarray) -> np.ndarray:
+    """For a network in bfloat16 beside float32: not derived, eight roundings of the largest output."""
+    return np.full(want.shape, 8 * U_BF16 * float(np.abs(want).max(initial=0.0)))
 
 
 # Winograd's F(m x m, r x r) by Cook and Toom: products of polynomials from their values at m + r - 2 points and infinity

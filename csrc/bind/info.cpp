@@ -8,6 +8,7 @@
 #include "bind/bind.h"
 #include "core/parallel.h"
 #include "dispatch/tables.h"
+#include "dispatch/tuning.h"
 
 #ifndef CK_VERSION
 #error "the build passes CK_VERSION"
@@ -72,7 +73,8 @@ template <class K>
 void list_kernels(py::list& out, const char* family, const std::vector<const K*>& rows, const char* isa) {
   for (const K* row : rows) {
     py::dict d;
-    d["family"] = family, d["name"] = row->name, d["isa"] = isa;
+    d["family"] = family, d["name"] = row->name, d["isa"] = isa, d["bf16"] = false;
+    if constexpr (std::is_same_v<K, ConvKernel>) d["bf16"] = row->bf16;
     out.append(d);
   }
 }
@@ -101,6 +103,24 @@ void register_info(py::module_& m) {
       },
       "The instruction sets this machine can run, best first.");
   m.def("set_isa", &set_isa, py::arg("name"), "Lower (or restore) the instruction set of plans made from now on.");
+  m.def(
+      "bf16",
+      [] {
+        switch (bf16()) {
+          case Bf16::kTiles: return "amx";
+          case Bf16::kPairs: return "avx512bf16";
+          default: return "";
+        }
+      },
+      "What the instruction set in use can do in bfloat16: 'amx', 'avx512bf16', or '' for nothing.");
+  m.def(
+      "set_tuning",
+      [](const std::map<std::string, std::pair<std::string, double>>& rows) {
+        std::map<std::string, Tuned> table;
+        for (const auto& [key, row] : rows) table[key] = {row.first, row.second};
+        set_tuning(std::move(table));
+      },
+      py::arg("rows"), "Measured choices, key -> (kernel, microseconds), for plans made from now on; keys as in Plan.steps().");
   m.def("num_threads", &num_threads);
   m.def(
       "set_num_threads",
@@ -143,7 +163,7 @@ void register_info(py::module_& m) {
         }
         return out;
       },
-      "Every kernel of every ISA: family, name, isa.");
+      "Every kernel of every ISA: family, name, isa, and whether it computes in bfloat16.");
 }
 
 }  // namespace ck

@@ -264,7 +264,7 @@ py::list steps(const Plan& plan) {
     d["label"] = i.label, d["op"] = i.op, d["kernel"] = i.kernel, d["why"] = i.why, d["refused"] = i.refused;
     d["shape_in"] = py::make_tuple(i.in[0], i.in[1], i.in[2], i.in[3]);
     d["shape_out"] = py::make_tuple(i.out[0], i.out[1], i.out[2], i.out[3]);
-    d["macs"] = i.macs, d["bytes"] = i.bytes, d["workspace_bytes"] = i.workspace, d["packed_bytes"] = i.packed;
+    d["macs"] = i.macs, d["bytes"] = i.bytes, d["workspace_bytes"] = i.workspace, d["packed_bytes"] = i.packed, d["cost_us"] = i.cost, d["key"] = i.key, d["tuned_us"] = i.tuned_us;
     out.append(d);
   }
   return out;
@@ -300,14 +300,15 @@ void register_plan(py::module_& m) {
 
   py::class_<Plan, std::shared_ptr<Plan>>(
       m, "Plan", "A network as steps over one arena. Shapes are (D, H, W, C) of one image; methods that add a step return a tensor id.")
-      .def(py::init([](const std::string& dtype, bool exact, bool lean, bool strips, bool record, bool training) {
+      .def(py::init([](const std::string& dtype, bool exact, bool lean, bool strips, bool record, bool training, bool bf16) {
              if (dtype != "float32" && dtype != "float64") dtype_error("a plan computes in float32 or float64, got " + dtype);
              Plan::Kind kind;
              kind.float64 = dtype == "float64", kind.exact = exact, kind.lean = lean, kind.strips = strips, kind.record = record;
-             kind.training = training;
+             kind.training = training, kind.bf16 = bf16;
              return std::make_shared<Plan>(kind);
            }),
-           "dtype"_a = "float32", "exact"_a = false, "lean"_a = false, "strips"_a = true, "record"_a = false, "training"_a = false)
+           "dtype"_a = "float32", "exact"_a = false, "lean"_a = false, "strips"_a = true, "record"_a = false, "training"_a = false,
+           "bf16"_a = false)
       .def("input", &Plan::input, "shape"_a)
       .def("buffer", &Plan::buffer, "shape"_a)
       .def("channel_slice", &Plan::channel_slice, "x"_a, "first"_a, "count"_a)

@@ -36,6 +36,13 @@ struct Activation {
   double a, b;
 };
 
+// The bfloat16 arithmetic that a convolution may use: none unless asked for, else what the machine has.
+enum class Bf16 : int32_t {
+  kOff,
+  kPairs,  // AVX512_BF16
+  kTiles,  // and AMX, granted by the operating system
+};
+
 struct ConvProblem {
   int64_t d, h, w, c;
   int64_t z, p, q, k;
@@ -51,6 +58,8 @@ struct ConvProblem {
   int32_t residual;    // 1: a tensor of y's shape is added before the activation
   int32_t training;    // 1: the weights change with every run, so packing them counts
   int32_t swapped;     // 1: the parameter is another convolution's, with C and K of each group exchanged (the gradient of its input)
+  Bf16 bf16;           // products of values rounded to bfloat16, summed in float32, are allowed
+  int32_t x_bf16, y_bf16, residual_bf16;  // 1: the tensor is stored as bfloat16; only for rows that say they can (kernel.h)
   Activation act;
 };
 

@@ -4,6 +4,14 @@
 #include <atomic>
 #include <cstdlib>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 // Declarations. An ISA that the build leaves out (CK_NO_AVX512 ...) has no table.
 #define CK_REFERENCE(family, name)      \
   namespace ck::ref {                   \
@@ -11,11 +19,17 @@
   extern const family##Kernel name##64; \
   }
 #define CK_KERNEL(family, name)
+#define CK_KERNEL_ON(family, feature, name)
 #include "cpu/kernels.def"
 #undef CK_REFERENCE
 #undef CK_KERNEL
+#undef CK_KERNEL_ON
 
 #define CK_REFERENCE(family, name)
+#define CK_KERNEL_ON(family, feature, name) \
+  namespace ck::feature {                   \
+  extern const family##Kernel name;         \
+  }
 #define CK_KERNEL(family, name)     \
   namespace ck::base {              \
   extern const family##Kernel name; \
@@ -29,6 +43,7 @@
 #include "cpu/kernels.def"
 #undef CK_REFERENCE
 #undef CK_KERNEL
+#undef CK_KERNEL_ON
 namespace ck::base {
 double fma_loop(int64_t iterations);
 }
@@ -39,6 +54,7 @@ namespace {
 
 #define CK_REFERENCE(family, name) t.family.push_back(&ref::name);
 
+#define CK_KERNEL_ON(family, feature, name)
 #define CK_KERNEL(family, name) t.family.push_back(&base::name);
 Table make_base() {
   Table t{"base", 4, base::fma_loop};
@@ -55,6 +71,31 @@ Table make_avx2() {
   return t;
 }
 #undef CK_KERNEL
+#undef CK_KERNEL_ON
+
+// Features beyond AVX-512: does the CPU have them, and does the build?
+bool has_avx512bf16() {
+#if defined(CK_BF16)
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+bool has_amx() {
+#if defined(CK_BF16)
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  return has_avx512bf16() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & kBf16) && (edx & kTile);
+#else
+  return false;
+#endif
+}
+#if defined(CK_BF16)
+#define CK_KERNEL_ON(family, feature, name) \
+  if (has_##feature()) t.family.push_back(&feature::name);
+#else
+#define CK_KERNEL_ON(family, feature, name)
+#endif
 #define CK_KERNEL(family, name) t.family.push_back(&avx512::name);
 Table make_avx512() {
   Table t{"avx512", 16, avx512::fma_loop};
@@ -63,9 +104,11 @@ Table make_avx512() {
 }
 #undef CK_KERNEL
 #endif
+#undef CK_KERNEL_ON
 #undef CK_REFERENCE
 
 #define CK_KERNEL(family, name)
+#define CK_KERNEL_ON(family, feature, name)
 #define CK_REFERENCE(family, name) t.family.push_back(&ref::name##64);
 Table make_reference64() {
   Table t{"reference64", 1, nullptr};
@@ -73,6 +116,7 @@ Table make_reference64() {
   return t;
 }
 #undef CK_KERNEL
+#undef CK_KERNEL_ON
 #undef CK_REFERENCE
 
 std::vector<const Table*> detect() {
@@ -117,6 +161,25 @@ std::vector<const Table*> tables() {
 
 const Table& table() { return *current(); }
 void set_isa(const std::string& name) { current() = find(name); }
+
+// Linux saves the tiles of processes that have asked for them; asked once, and only by who wants bfloat16: the permission makes signal frames larger.
+bool amx_granted() {
+#if defined(CK_BF16) && defined(__linux__)
+  static const bool granted = [] {
+    constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+    return has_amx() && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return granted;
+#else
+  return false;
+#endif
+}
+
+Bf16 bf16() {
+  for (const ConvKernel* row : table().Conv)
+    if (row->bf16) return amx_granted() ? Bf16::kTiles : Bf16::kPairs;
+  return Bf16::kOff;
+}
 
 const Table& reference64() {
   static const Table t = make_reference64();

@@ -36,6 +36,7 @@ std::vector<const Table*> tables();  // what this machine can run, best first
 const Table& table();                // the one in use: the best, or what CONVKERN_ISA or set_isa() lowered it to
 void set_isa(const std::string& name);
 const Table& reference64();  // the float64 rows
+Bf16 bf16();                 // the bfloat16 arithmetic of the table in use; asks the operating system for AMX's tiles
 
 template <class K>
 struct Choice {

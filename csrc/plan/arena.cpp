@@ -16,8 +16,8 @@ int64_t Plan::place_roots(bool totals) {
   for (size_t r = 0; r < roots_.size(); ++r) {
     const Root& root = roots_[r];
     if (root.total != totals || root.is_input || root.last < 0) continue;  // another pool, a caller's, or never made (strips)
-    // An int64 index needs 8 bytes an element: two float elements.
-    const int64_t elements = root.size * (root.is_index ? 8 : element_bytes_) / element_bytes_;
+    // In elements of the plan's type: an int64 index takes two floats, a bfloat16 half of one.
+    const int64_t elements = (root.size * bytes_of(root) + element_bytes_ - 1) / element_bytes_;
     spans.push_back({(elements + kAlign - 1) / kAlign * kAlign, root.first, root.last});
     owners.push_back(r);
   }

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/parallel.h"
+#include "dispatch/tuning.h"
 
 namespace ck {
 namespace {
@@ -74,8 +75,13 @@ Plan::Plan(const Kind& kind)
       strips_(kind.strips && !kind.float64 && !kind.record && !kind.training),
       record_(kind.record),
       training_(kind.training),
+      bf16_(kind.bf16 ? ck::bf16() : Bf16::kOff),
       table_(kind.float64 ? reference64() : table()) {
   if (record_ && training_) unsupported("a recorded plan trains nothing: gradients run on the CPU");
+  if (kind.bf16 && (kind.float64 || record_ || training_)) unsupported("bfloat16 on the CPU is for inference, with float32 sums");
+  if (kind.bf16 && bf16_ == Bf16::kOff)
+    unsupported("bfloat16 needs a CPU with AVX512_BF16; this one is used as " + std::string(table_.isa) +
+                (std::string(table_.isa) == "avx512" ? " without it" : ""));
 }
 
 const Plan::Tensor& Plan::tensor(int t) const {
@@ -89,7 +95,7 @@ int Plan::add_tensor(const Dims& dims, int root, int64_t offset, int64_t pixel) 
 }
 
 int Plan::new_tensor(const Dims& dims, bool is_index, bool total) {
-  roots_.push_back({elements(dims), false, is_index, 1 << 30, -1, 0, 0, total});
+  roots_.push_back({elements(dims), false, is_index, false, 1 << 30, -1, 0, 0, total});
   return add_tensor(dims, static_cast<int>(roots_.size()) - 1, 0, dims[3]);
 }
 
@@ -137,11 +143,22 @@ void Plan::use(int t, int step) {
 template <class K, class P>
 void Plan::add_step(const std::vector<const K*>& rows, const P& problem, Step step, Info info, const std::string& forced) {
   if (finished_) unsupported("a finished plan takes no more steps");
-  const Choice<K> choice = record_ ? Choice<K>{} : select(rows, problem, forced);
+  Choice<K> choice = record_ ? Choice<K>{} : select(rows, problem, forced);
   if (!record_) {
-    info.kernel = choice.kernel->name;
     info.why = forced.empty() ? cost_text(choice.cost) : "forced";
+    if constexpr (std::is_same_v<K, ConvKernel>) {
+      info.key = tuning_key(problem, table_.isa);
+      if (const auto row = forced.empty() ? tuned(info.key) : std::nullopt)
+        for (const K* kernel : rows)
+          if (row->kernel == kernel->name && !kernel->refuse(problem)) {
+            if (kernel != choice.kernel) info.why = std::string("tuned: measured faster than ") + choice.kernel->name;
+            else info.why += ", and by the table";
+            choice.kernel = kernel, choice.cost = kernel->cost(problem), info.tuned_us = row->us;
+          }
+    }
+    info.kernel = choice.kernel->name;
     info.refused = choice.refused;
+    info.cost = choice.cost;
     info.workspace = choice.kernel->scratch_bytes(problem);
     scratch_bytes_ = std::max(scratch_bytes_, info.workspace);
   }
@@ -176,7 +193,8 @@ ConvProblem Plan::conv_problem(const Dims& in, const std::array<int64_t, 5>& w, 
   p.pad_d_lo = o.pad_lo[0], p.pad_h_lo = o.pad_lo[1], p.pad_w_lo = o.pad_lo[2];
   p.pad_d_hi = o.pad_hi[0], p.pad_h_hi = o.pad_hi[1], p.pad_w_hi = o.pad_hi[2];
   p.dil_d = o.dilation[0], p.dil_h = o.dilation[1], p.dil_w = o.dilation[2];
-  p.groups = o.groups, p.transposed = o.transposed, p.exact = exact_, p.lean = lean_, p.training = training_, p.act = o.act;
+  p.groups = o.groups, p.transposed = o.transposed, p.exact = exact_, p.lean = lean_, p.training = training_;
+  p.bf16 = bf16_, p.act = o.act;
   int64_t* const sizes[3] = {&p.z, &p.p, &p.q};
   const char* const names[3] = {"depth", "height", "width"};
   for (int i = 0; i < 3; ++i)
@@ -232,7 +250,10 @@ int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int
       0,      0};
   Step step{{}, x, residual, y, -1, nullptr, bias.bytes() ? std::make_shared<const Buffer>(std::move(bias)) : nullptr};
   step.live_shift = live_bias;
-  add_step(table_.Conv, p, std::move(step), std::move(info), o.algo);
+  std::vector<const ConvKernel*> rows = table_.Conv;  // float32 plans do not hear of the others, unless one is forced
+  if (bf16_ == Bf16::kOff && o.algo.empty())
+    rows.erase(std::remove_if(rows.begin(), rows.end(), [](const ConvKernel* k) { return k->bf16; }), rows.end());
+  add_step(rows, p, std::move(step), std::move(info), o.algo);
   if (!record_ && weight->device_data.data) unsupported("the weight lies on a device, the plan runs on the CPU");
   if (record_) {
     steps_.back().parameter = weight;
@@ -379,6 +400,7 @@ void Plan::finish(const std::vector<int>& outputs) {
     fuse_strips();
     count_uses(outputs);
   }
+  if (bf16_ != Bf16::kOff) store_bf16();
   plan_arena();
   block_ = steps_.size() <= 1 || training_ ? int64_t{1} << 40 : kBlockImages;
   finished_ = true;
@@ -386,7 +408,7 @@ void Plan::finish(const std::vector<int>& outputs) {
 
 View Plan::view(const Tensor& t, const std::vector<Place>& places) const {
   const Place& place = places[t.root];
-  const int bytes = roots_[t.root].is_index ? 8 : element_bytes_;
+  const int bytes = bytes_of(roots_[t.root]);
   if (place.pixel) return {place.base, place.image, place.depth, place.row, place.pixel};
   const int64_t row = t.dims[2] * t.pixel;
   return {place.base + t.offset * bytes, place.image, t.dims[1] * row, row, t.pixel};
@@ -572,7 +594,7 @@ void Plan::run(int64_t n, const std::vector<External>& inputs, const std::vector
                                    : memory->arena.data() + (arena_elements_ * images + root.offset) * element_bytes_,
                      0};
       else if (owner[r] >= 0)
-        places[r] = {static_cast<char*>(outputs[owner[r]]) + first * root.size * (root.is_index ? 8 : element_bytes_), root.size};
+        places[r] = {static_cast<char*>(outputs[owner[r]]) + first * root.size * bytes_of(root), root.size};
       else places[r] = {memory->arena.data() + root.offset * images * element_bytes_, root.size};
     }
     for (size_t i = 0; i < inputs.size(); ++i) {

@@ -102,6 +102,9 @@ class Plan {
     std::vector<std::pair<std::string, std::string>> refused;
     Dims in, out;
     int64_t macs, bytes, workspace, packed;
+    double cost = 0;      // estimated microseconds for one image on one core
+    std::string key{};    // of the tuning table (convolutions)
+    double tuned_us = 0;  // what the table in use says; 0: nothing
   };
 
   struct Kind {  // of plan
@@ -111,6 +114,7 @@ class Plan {
     bool strips = true;     // chains of row-local steps run strip by strip
     bool record = false;    // choose no kernels and pack nothing; the finished plan is run by a device (core/device.h)
     bool training = false;  // all images are one block; weights may change between runs
+    bool bf16 = false;      // products in bfloat16 where the CPU has them
   };
   explicit Plan(const Kind& kind);
 
@@ -178,6 +182,7 @@ class Plan {
   struct Root {
     int64_t size;  // elements of one image
     bool is_input, is_index;
+    bool is_bf16;     // stored as bfloat16 (bf16.cpp)
     int first, last;  // steps between which it lives
     int64_t offset;   // in the arena, elements of one image
     int aliases;      // tensors that are not the root itself
@@ -259,8 +264,10 @@ class Plan {
   bool feeds(const Step& from, const Step& to) const;
   void run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, Lease& memory) const;
   void count_uses(const std::vector<int>& outputs);
+  void store_bf16();
   void plan_arena();
   int64_t place_roots(bool totals);
+  int bytes_of(const Root& root) const { return root.is_index ? 8 : root.is_bf16 ? 2 : element_bytes_; }
   View view(const Tensor& t, const std::vector<Place>& places) const;
   void execute(const Step& step, const std::vector<Place>& places, int64_t images, int threads, Lease& memory) const;
   void fetch(const External& from, int t, const Place& to, int64_t images, int threads) const;
@@ -270,6 +277,7 @@ class Plan {
 
   const int element_bytes_;
   const bool exact_, lean_, strips_, record_, training_;
+  const Bf16 bf16_;
   const Table& table_;
   std::vector<Tensor> tensors_;
   std::vector<Root> roots_;

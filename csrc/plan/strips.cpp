@@ -69,7 +69,7 @@ bool Plan::can_strip(const Step& step) const {
     const ConvProblem& p = c->problem;
     if (p.d != 1 || p.z != 1 || p.t != 1 || p.transposed) return false;
     const std::string name = c->kernel->name;
-    return name == "conv_depthwise" || (name == "conv_direct" && p.groups == 1 && (p.r * p.s == 1 || (p.c < 16 && p.dil_w == 1)));
+    return name == "conv_depthwise" || (c->kernel->bf16 && p.r * p.s == 1) || (name == "conv_direct" && p.groups == 1 && (p.r * p.s == 1 || (p.c < 16 && p.dil_w == 1)));
   }
   if (const auto* c = std::get_if<1>(&step.call)) {
     const PoolProblem& p = c->problem;
@@ -146,7 +146,7 @@ void Plan::fuse_strips() {
       const Info& more = infos_[s];
       info.op += " > " + more.op, info.label += " > " + more.label, info.kernel += " > " + more.kernel;
       info.out = more.out;
-      info.macs += more.macs, info.packed += more.packed;
+      info.macs += more.macs, info.packed += more.packed, info.cost += more.cost;
       info.bytes += more.bytes - 2 * element_bytes_ * elements(more.in);  // neither written nor read
       info.refused.insert(info.refused.end(), more.refused.begin(), more.refused.end());
     }

@@ -2,10 +2,17 @@
 #pragma once
 #include <immintrin.h>
 
+// Objects with more than AVX-512 (kernels.def: CK_KERNEL_ON) are namespaces of their own.
+#if defined(__AMX_BF16__)
+#define CK_ISA amx
+#elif defined(__AVX512BF16__)
+#define CK_ISA avx512bf16
+#else
 #define CK_ISA avx512
+#endif
 
 namespace ck {
-namespace avx512 {
+namespace CK_ISA {
 
 constexpr int kLanes = 16;
 constexpr int kTile[5] = {0, 14, 14, 9, 6};
@@ -23,5 +30,5 @@ CK_INLINE vf vmax(vf v, vf lo) { return _mm512_max_ps(lo, v); }  // the second o
 CK_INLINE vf vmin(vf v, vf hi) { return _mm512_min_ps(hi, v); }
 CK_INLINE vf vsqrt(vf v) { return _mm512_sqrt_ps(v); }
 
-}  // namespace avx512
+}  // namespace CK_ISA
 }  // namespace ck

@@ -15,6 +15,7 @@ __all__: list[str] = [
     "Parameter",
     "Plan",
     "adam_step",
+    "bf16",
     "dlpack_export",
     "dlpack_import",
     "fingerprint",
@@ -26,6 +27,7 @@ __all__: list[str] = [
     "rmsprop_step",
     "set_isa",
     "set_num_threads",
+    "set_tuning",
     "sgd_step",
     "slope_from_output",
     "version",
@@ -72,6 +74,7 @@ class Plan:
         strips: bool = True,
         record: bool = False,
         training: bool = False,
+        bf16: bool = False,
     ) -> None: ...
     def activation(self, x: int, act: str, act_a: float = 0.0, act_b: float = 0.0, label: str = "") -> int: ...
     def activation_backward(
@@ -448,6 +451,11 @@ def adam_step(
     torch.optim.Adam in place (decoupled: AdamW); step counts from 1.
     """
 
+def bf16() -> str:
+    """
+    What the instruction set in use can do in bfloat16: 'amx', 'avx512bf16', or '' for nothing.
+    """
+
 def dlpack_export(
     pointer: int,
     shape: collections.abc.Sequence[int],
@@ -475,7 +483,7 @@ def isas() -> list[str]:
 
 def kernels() -> list:
     """
-    Every kernel of every ISA: family, name, isa.
+    Every kernel of every ISA: family, name, isa, and whether it computes in bfloat16.
     """
 
 def num_threads() -> int: ...
@@ -509,6 +517,11 @@ def set_isa(name: str) -> None:
     """
 
 def set_num_threads(n: int) -> None: ...
+def set_tuning(rows: collections.abc.Mapping[str, tuple[str, float]]) -> None:
+    """
+    Measured choices, key -> (kernel, microseconds), for plans made from now on; keys as in Plan.steps().
+    """
+
 def sgd_step(
     params: collections.abc.Sequence[typing.Any],
     grads: collections.abc.Sequence[typing.Any],

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConvkernError, DataError, Unsupported
-from .terminal import bar, emit, seconds, size, table
+from .terminal import Columns, bar, emit, seconds, size, table
 
 # Commands
 
@@ -86,6 +86,7 @@ def explain(args: argparse.Namespace) -> int:
     import numpy as np
 
     model, shapes = _model(args.model, args.input)
+    model.precision = args.precision
     inputs = [np.zeros((args.batch, *shape), np.float32) for shape in shapes]
     plan = model.plan(shapes)
     steps = plan.steps()
@@ -97,11 +98,20 @@ def explain(args: argparse.Namespace) -> int:
         return 0
     model.explain(shapes)
     rows = [
-        [i, step["label"], step["kernel"], seconds(step["seconds"]), f"{step['seconds'] / facts['seconds']:.1%}"]
+        [
+            i,
+            step["label"],
+            step["kernel"],
+            seconds(step["seconds"]),
+            f"{step['seconds'] / facts['seconds']:.1%}",
+            seconds(step["cost_us"] * 1e-6) if step["cost_us"] else "",
+            seconds(step["tuned_us"] * 1e-6) if step["tuned_us"] else "",
+        ]
         for i, step in sorted(enumerate(steps), key=lambda item: -item[1]["seconds"])[:10]
     ]
     print(f"\n{seconds(facts['seconds'])} for {args.batch} images, best of {args.repeat} runs; the slowest steps:")
-    print(table(["", "step", "kernel", "time", "share"], rows, left=3))
+    print(table(["", "step", "kernel", "time", "share", "predicted", "tuned"], rows, left=3))
+    print("predicted: by the cost model, an image and core; tuned: measured for one image, of the table in use")
     return 0
 
 
@@ -112,6 +122,13 @@ def classify(args: argparse.Namespace) -> int:
 
 def demo(args: argparse.Namespace) -> int:
     """Classify three photos that come with scikit-image."""
+    code = _classify(args, _demo_photos())
+    if not code and args.json is None:
+        print("\nyour own photos: convkern classify PATH...; how it ran: convkern explain tf_efficientnet_lite0")
+    return code
+
+
+def _demo_photos() -> list[Path]:
     import importlib.util
 
     spec = importlib.util.find_spec("skimage")  # found, not imported: the files are all that is needed
@@ -120,10 +137,7 @@ def demo(args: argparse.Namespace) -> int:
             "the demo's photos come with scikit-image, which is not installed: pip install 'convkern[demo]'"
         )
     folder = Path(spec.submodule_search_locations[0]) / "data"
-    code = _classify(args, [folder / name for name in ("chelsea.png", "coffee.png", "motorcycle_left.png")])
-    if not code and args.json is None:
-        print("\nyour own photos: convkern classify PATH...; how it ran: convkern explain tf_efficientnet_lite0")
-    return code
+    return [folder / name for name in ("chelsea.png", "coffee.png", "motorcycle_left.png")]
 
 
 def _classify(args: argparse.Namespace, files: Sequence[Path]) -> int:
@@ -131,7 +145,7 @@ def _classify(args: argparse.Namespace, files: Sequence[Path]) -> int:
     from .models import decode_predictions, get_model, load_input
 
     threads = args.threads or _core.num_threads()
-    model = get_model(args.model, weights=args.weights)
+    model = get_model(args.model, weights=args.weights, precision=args.precision)
     kernels: Counter[str] = Counter()
     facts: list[dict[str, Any]] = []
     failed = 0
@@ -361,7 +375,7 @@ def _bench_models(
     columns = None
     for target in targets:
         model, _ = _model(target, args.input)
-        model.exact = args.exact
+        model.exact, model.precision = args.exact, args.precision
         for n in args.batch:
             row = whole.run(target, model, n, threads, against, args.seconds, args.rounds)
             peak.measure()
@@ -524,6 +538,111 @@ def bench_table(args: argparse.Namespace) -> int:
     return 0
 
 
+def tune(args: argparse.Namespace) -> int:
+    """Measure every kernel on the layers of models here, and keep what beats the cost model in a table for this CPU."""
+    from . import _core, tuning
+    from .bench import shapefile
+    from .tuning import measure
+
+    threads = args.threads or _core.num_threads()
+    bf16 = args.precision == "bf16"
+    layers = [layer for file in args.layers or () for layer in shapefile.load(file)]
+    for name in args.models:
+        model, shapes = _model(name, args.input)
+        layers += measure.problems(model.plan(shapes).graph)
+    if not layers:
+        raise Unsupported("tune: name models, or files of layers with --layers")
+    path = Path(args.output) if args.output else tuning.user_file()
+    rows = tuning.read(path) if path.is_file() else {}
+    facts: list[dict[str, Any]] = []
+    for layer in measure.distinct(layers):
+        choice = measure.measure(layer, threads, bf16=bf16, seconds=args.seconds, rounds=args.rounds)
+        rows[choice.key] = (choice.best, choice.us)
+        facts.append(
+            dict(
+                layer=str(layer),
+                problem=choice.key,
+                model=choice.model,
+                best=choice.best,
+                gain=choice.gain(choice.best),
+                seconds=dict(choice.seconds),
+            )
+        )
+        if args.json != "-":
+            _print_choice(choice, first=len(facts) == 1)
+    tuning.write(path, rows, isa=_core.isa(), threads=threads, version=_core.version())
+    changed = sum(row["best"] != row["model"] for row in facts)
+    if not _json(args, dict(file=str(path), batches=measure.BATCHES, rows=facts)):
+        found = f"{changed} of {len(facts)} layers have a kernel more than {measure.MARGIN - 1:.0%} faster"
+        print(f"\n{found} than the cost model's choice; written to {path}")
+        if args.output:
+            print(f"plans read it with CONVKERN_TUNE={path}")
+    return 0
+
+
+def _print_choice(choice: Any, first: bool) -> None:
+    columns = Columns(
+        [
+            ("layer", -44),
+            ("cost model", -15),
+            ("us, N=1, 8", 17),
+            ("measured best", -15),
+            ("us, N=1, 8", 17),
+            ("gain", 5),
+        ]
+    )
+    if first:
+        print(columns.head())
+
+    def us(kernel: str) -> str:
+        return ", ".join(f"{1e6 * s:.0f}" for s in choice.seconds[kernel])
+
+    layer, best = choice.layer, choice.best
+    text = f"{layer.h}x{layer.w}x{layer.c} to {layer.k}, {layer.r}x{layer.s}/{layer.stride[0]}"
+    text += f" g{layer.groups}" if layer.groups > 1 else ""
+    other = (best, us(best), f"{choice.gain(best):.2f}") if best != choice.model else ("", "", "")
+    print(columns.row(f"{text} {layer.name[:20]}", choice.model, us(choice.model), *other), flush=True)
+
+
+def precision(args: argparse.Namespace) -> int:
+    """What bfloat16 does to a model: agreement with float32 on photos, error of the logits, speed."""
+    from . import _core
+    from . import precision as check
+    from .models import get_model, load_input
+
+    threads = args.threads or _core.num_threads()
+    full, rounded = (get_model(args.model, weights=args.weights, precision=name) for name in ("float32", "bf16"))
+    files = list(_images(args.paths)) or _demo_photos()
+    inputs = [load_input(file, args.model) for file in files]
+    facts = check.compare(full, rounded, inputs, threads=threads)
+    facts = dict(
+        model=args.model, isa=_core.isa(), bf16=_core.bf16(), threads=threads, files=list(map(str, files)), **facts
+    )
+    if _json(args, facts):
+        return 0
+    rows = [
+        [
+            Path(file).name,
+            row["top1"],
+            row["top1_bf16"],
+            f"{row['max']:.3g}",
+            f"{row['rms']:.3g}",
+            f"{row['cosine']:.6f}",
+        ]
+        for file, row in zip(facts["files"], facts["images"])
+    ]
+    print(table(["photo", "float32", "bf16", "max error", "RMS error", "cosine"], rows, left=3))
+    same = (
+        f"the same top-1 class on {facts['top1_agree']} of {len(rows)} photos, the same top-5 on {facts['top5_agree']}"
+    )
+    print(f"\n{args.model}, bfloat16 by {facts['bf16']}: {same}")
+    print(f"logits of RMS {facts['logits_rms']:.3g} differ by RMS {facts['rms']:.3g}, at most {facts['max']:.3g}")
+    for n, times in facts["speed"].items():
+        each = ", ".join(f"{name} {seconds(times[name])}" for name in ("float32", "bf16"))
+        print(f"{n} images: {each}: {times['ratio']:.2f} times as fast")
+    return 0
+
+
 def verify(args: argparse.Namespace) -> int:
     """Check every kernel on every instruction set against the reference kernels."""
     from . import verify as check
@@ -672,6 +791,14 @@ def parser() -> argparse.ArgumentParser:
             "--input", type=_sizes, metavar="SIZE", help="input size: SIZE, HxW or HxWxC (default: as published)"
         )
 
+    def of_precision(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--precision",
+            choices=("float32", "bf16"),
+            default="float32",
+            help="bf16: products in bfloat16, if the CPU has them",
+        )
+
     def of_photos(command: argparse.ArgumentParser) -> None:
         command.add_argument("--model", default="tf_efficientnet_lite0", metavar="NAME")
         command.add_argument(
@@ -691,7 +818,10 @@ def parser() -> argparse.ArgumentParser:
     command = add("classify", classify)
     command.add_argument("paths", nargs="+", metavar="PATH", help="photos, or folders of them")
     of_photos(command)
-    of_photos(add("demo", demo))
+    of_precision(command)
+    command = add("demo", demo)
+    of_photos(command)
+    of_precision(command)
 
     command = add("finetune", finetune)
     command.add_argument("folder", metavar="FOLDER", help="holds a folder of images for each class")
@@ -742,6 +872,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = add("explain", explain)
     of_model(command)
+    of_precision(command)
     command.add_argument("--batch", type=_positive, default=1, metavar="N", help="images in the timed run")
     command.add_argument(
         "--repeat", type=_positive, default=5, metavar="N", help="timed runs, of which the best counts"
@@ -757,6 +888,7 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--input", type=_sizes, metavar="SIZE", help="input size of models")
         command.add_argument("--exact", action="store_true", help="no algorithm that changes the rounding (Winograd)")
+        of_precision(command)
         command.add_argument(
             "--seconds", type=float, default=0.2, help="counted time for each problem and contestant (default 0.2)"
         )
@@ -819,6 +951,25 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--into", metavar="FILE", help="replace what stands between <!-- bench:begin --> and :end --> there"
     )
+
+    command = add("tune", tune)
+    command.add_argument("models", nargs="*", metavar="MODEL", help="models whose layers to measure")
+    command.add_argument("--input", type=_sizes, metavar="SIZE", help="input size of the models")
+    command.add_argument(
+        "--layers", nargs="+", metavar="FILE", help="shape files, or names of those of `convkern bench`"
+    )
+    command.add_argument(
+        "--output", metavar="FILE", help="the table to write or extend (default: the user's, which plans read)"
+    )
+    command.add_argument(
+        "--seconds", type=float, default=0.05, help="counted time for each kernel and batch (default 0.05)"
+    )
+    command.add_argument("--rounds", type=_positive, default=5, help="alternations between the kernels (default 5)")
+    of_precision(command)
+
+    command = add("precision", precision)
+    command.add_argument("paths", nargs="*", metavar="PATH", help="photos, or folders of them (default: the demo's)")
+    of_photos(command)
 
     command = add("verify", verify, threads=False)
     command.add_argument("--count", type=_positive, default=400, help="problems (default 400)")

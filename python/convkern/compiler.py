@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
+from . import _core, tuning
 from . import passes as all_passes
 from .arrays import asarray
 from .errors import DTypeError, ShapeError, Unsupported
@@ -23,6 +23,8 @@ from .graph import Graph, Node, Param, Shape, pool_size, scale_and_shift, value_
 ParameterCache = dict[tuple[Any, ...], tuple[tuple[int, ...], tuple[Any, ...], _core.Parameter]]
 
 Triple = tuple[int, int, int]
+
+CPU_PRECISIONS = ("float32", "bf16")
 
 
 class CompiledPlan:
@@ -100,9 +102,11 @@ def compile(
 
     dtype: "float32", or "float64" on the reference kernels, for checks. exact: no algorithm that rounds differently
     from a plain sum (Winograd). lean: no enlarged weights. device: "cuda:0" ... and precision, one of
-    device.PRECISIONS: run there; parameters stay float32 and are rounded when they are packed. parameters: the packed
-    weights the caller's plans share.
-    Raises DTypeError for parameters of another type and Unsupported for what no kernel serves.
+    device.PRECISIONS: run there; parameters stay float32 and are rounded when they are packed. On the CPU precision
+    "bf16" lets convolutions and dense layers multiply in bfloat16 with float32 sums. parameters: the packed weights the
+    caller's plans share.
+    Raises DTypeError for parameters of another type and Unsupported for what no kernel serves, and for "bf16" on a CPU
+    without it.
 
     >>> g = Graph()
     >>> x = g.input((4, 4, 2))
@@ -115,9 +119,10 @@ def compile(
     graph = all_passes.run(graph, passes)
     cache = {} if parameters is None else parameters
     if device is None or device == "cpu":
-        if precision != "float32":
-            raise Unsupported(f"precision={precision!r} on the CPU, which computes in {dtype}")
-        lowering = Lowering(graph, dtype, exact, lean, cache)
+        if precision not in CPU_PRECISIONS:
+            raise Unsupported(f"precision={precision!r} on the CPU; want one of {', '.join(CPU_PRECISIONS)}")
+        tuning.ensure_loaded()
+        lowering = Lowering(graph, dtype, exact, lean, cache, bf16=precision == "bf16")
         return CompiledPlan(lowering.plan, graph, dtype, lowering.used)
     from . import device as devices
 
@@ -210,9 +215,11 @@ def pooling(node: Node) -> dict[str, Any]:
 class Lowering:
     """Walks the nodes once and appends their steps to a plan."""
 
-    def __init__(self, graph: Graph, dtype: str, exact: bool, lean: bool, cache: ParameterCache, record: bool = False):
+    def __init__(
+        self, graph: Graph, dtype: str, exact: bool, lean: bool, cache: ParameterCache, record: bool = False, bf16: bool = False
+    ):
         self.graph, self.dtype, self.cache = graph, np.dtype(dtype), cache
-        self.plan = self.make_plan(dtype, exact, lean, record)
+        self.plan = self.make_plan(dtype, exact, lean, record=record, bf16=bf16)
         self.used: list[_core.Parameter] = []
         self.ids = {tensor: self.plan.input(four(graph.shapes[tensor])) for tensor in graph.inputs}
         self.homes: dict[int, tuple[int, int]] = {}  # tensor -> the concat whose slice it is, and its first channel
@@ -231,8 +238,8 @@ class Lowering:
             self.ids.update(zip((node.output, *node.more), made if isinstance(made, tuple) else (made,)))
         self.plan.finish([self.ids[tensor] for tensor in graph.outputs])
 
-    def make_plan(self, dtype: str, exact: bool, lean: bool, record: bool) -> _core.Plan:
-        return _core.Plan(dtype, exact, lean, record=record)
+    def make_plan(self, dtype: str, exact: bool, lean: bool, **kind: bool) -> _core.Plan:
+        return _core.Plan(dtype, exact, lean, **kind)
 
     # Helpers
 

@@ -57,7 +57,8 @@ class Model(Layer):
         arrangement. Any tensor may be an output (to see inside a network) and any may be an input (to run the rest of
         one).
         exact: no algorithm that changes the rounding beyond the order of sums (no Winograd). memory: "normal", or
-        "lean" for no enlarged copies of weights.
+        "lean" for no enlarged copies of weights. precision: "float32", or "bf16": convolutions and dense layers may
+        round what they multiply to bfloat16 (sums stay float32, and so do the arrays of a call), on CPUs that have it.
     Shapes: arrays are float32 with the batch axis first, (N, H, W, C) for images; any strides, so x.transpose(0, 2, 3,
         1) of NCHW data is fine; N may be 0 and may change from call to call.
     Errors: ModelError if an output needs an input that is not given or names collide; ShapeError, DTypeError for arrays
@@ -82,13 +83,14 @@ class Model(Layer):
         *,
         exact: bool = False,
         memory: str = "normal",
+        precision: str = "float32",
         **base: Any,
     ):
         super().__init__(name=name, **base)
-        self._prepare(exact, memory)
+        self._prepare(exact, memory, precision)
         self._assemble(inputs, outputs)
 
-    def _prepare(self, exact: bool, memory: str) -> None:
+    def _prepare(self, exact: bool, memory: str, precision: str) -> None:
         self._lock = threading.RLock()
         self._plans: OrderedDict[Any, CompiledPlan] = OrderedDict()
         self._packed: dict[Any, Any] = {}
@@ -97,6 +99,7 @@ class Model(Layer):
         self._precision = "float32"
         self.exact = exact
         self.memory = memory
+        self.precision = precision
         self._trainer: Trainer | None = None
         self.history: History | None = None  # of the last fit
         self.stop_training = False  # a callback sets it to end the training
@@ -455,6 +458,7 @@ class Model(Layer):
             convkern.device.to_device(x)), and return when the work is queued on the current stream.
         precision: what the device computes in: "float32" (strict), "tf32", "fp32x3" (float32 arrays), "float16",
             "bfloat16" (arrays of that type). Parameters stay float32 on the CPU and are rounded when a plan packs them.
+            The CPU has "float32" and "bf16" (float32 arrays).
         Errors: Unsupported without CUDA kernels or for another name, DeviceError if the device is not there.
         Source: torch.nn.Module.to. A pickled or saved model comes back on the CPU.
 
@@ -466,12 +470,11 @@ class Model(Layer):
         from . import device as devices
 
         if devices.number(device) is None:
-            if precision != "float32":
-                raise Unsupported(f"precision={precision!r} on the CPU, which computes in float32")
-            self._device = None
+            where = None
         else:
-            self._device = f"cuda:{devices.index_of(device)}"
-        self._precision = devices.check_precision(precision)
+            where = f"cuda:{devices.index_of(device)}"
+        self._precision = self._checked_precision(precision, where)
+        self._device = where
         return self
 
     @property
@@ -481,8 +484,25 @@ class Model(Layer):
 
     @property
     def precision(self) -> str:
-        """What calls compute in; see `to`."""
+        """What calls compute in: on the CPU "float32", or "bf16" for products in bfloat16 (docs/precision.md); on other
+        devices see `to`. May be set at any time. A call raises Unsupported where the CPU has no bfloat16.
+        """
         return self._precision
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        self._precision = self._checked_precision(value, self._device)
+
+    @staticmethod
+    def _checked_precision(value: str, device: str | None) -> str:
+        from . import device as devices
+        from .compiler import CPU_PRECISIONS
+
+        if device is not None:
+            return devices.check_precision(value)
+        if value not in CPU_PRECISIONS:
+            raise Unsupported(f"precision={value!r} on the CPU; want one of {', '.join(CPU_PRECISIONS)}")
+        return value
 
     @property
     def exact(self) -> bool:
@@ -749,6 +769,8 @@ class Model(Layer):
             options["exact"] = True
         if self._memory != "normal":
             options["memory"] = self._memory
+        if self._precision != "float32":
+            options["precision"] = self._precision
         if not self.trainable:
             options["trainable"] = False
         return options
@@ -833,10 +855,11 @@ class Sequential(Model):
         *,
         exact: bool = False,
         memory: str = "normal",
+        precision: str = "float32",
         **base: Any,
     ):
         Layer.__init__(self, name=name, **base)
-        self._prepare(exact, memory)
+        self._prepare(exact, memory, precision)
         self._stack: list[Layer] = []
         self._chain: list[Tensor] = []  # the input and the result of every layer, once the input is known
         for layer in layers or ():

@@ -153,7 +153,7 @@ def machine() -> dict[str, Any]:
     from .. import _core
 
     return dict(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         last_cache_bytes=cache_bytes(),
         isa=_core.isa(),
@@ -163,7 +163,8 @@ def machine() -> dict[str, Any]:
     )
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor, as the system calls it."""
     try:
         name = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
+from .. import _core, tuning
 from ..errors import ConvkernError
 from . import harness, peers
 from .shapefile import ConvShape
@@ -21,11 +21,19 @@ TOLERANCE = 1e-4
 
 
 def one_step_plan(
-    layer: ConvShape, w: np.ndarray, b: np.ndarray, *, act: str = "relu", algo: str = "", exact: bool = False
+    layer: ConvShape,
+    w: np.ndarray,
+    b: np.ndarray,
+    *,
+    act: str = "relu",
+    algo: str = "",
+    exact: bool = False,
+    bf16: bool = False,
 ) -> Any:
     """A plan of one convolution, w (R,S,C/G,K); `algo` forces a kernel by its name."""
     (top, bottom), (left, right) = layer.pad
-    plan = _core.Plan(exact=exact)
+    tuning.ensure_loaded()
+    plan = _core.Plan(exact=exact, bf16=bf16)
     x = plan.input((1, layer.h, layer.w, layer.c))
     y = plan.conv(
         x,

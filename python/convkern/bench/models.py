@@ -23,7 +23,8 @@ MODELS = (
     "mobilenet_v2",
     "efficientnet_b0",
 )
-TOLERANCE = 1e-3  # largest difference from a peer, relative to the largest output: random weights amplify rounding
+# Largest difference from a peer, relative to the largest output: random weights amplify rounding.
+TOLERANCE = {"float32": 1e-3, "bf16": 0.25}
 
 
 def run(
@@ -37,20 +38,20 @@ def run(
 ) -> dict[str, Any]:
     """Time a model of one input on n images; a row of the report.
 
-    against: names of peers, all of them installed. Raises Unsupported for an operator that a peer does not have;
-    ConvkernError if a peer's result differs from ours.
+    against: names of peers, all of them installed; they compute in the model's precision. Raises Unsupported for an
+    operator that a peer does not have; ConvkernError if a peer's result differs from ours.
     """
     x = np.random.default_rng(0).standard_normal((n, *model.input_shape), np.float32)
     xs = [x, *(x.copy() for _ in range(min(harness.ring_size(x.nbytes), 8) - 1))]
 
     ours = Runner("convkern", lambda i: model(xs[i % len(xs)], threads=threads), lambda y: y)
-    runners = [ours, *model_runners(against, model.graph(), xs, threads)]
+    runners = [ours, *model_runners(against, model.graph(), xs, threads, model.precision)]
 
     want = runners[0].nhwc(runners[0].call(0))
     error = 0.0
     for runner in runners[1:]:
         error = max(error, float(np.abs(runner.nhwc(runner.call(0)) - want).max() / (np.abs(want).max() + 1e-30)))
-        if not error <= TOLERANCE:
+        if not error <= TOLERANCE[model.precision]:
             raise ConvkernError(f"{name}: {runner.name}'s result differs by {error:.1e} of the largest output")
 
     timings = harness.interleave({runner.name: runner.call for runner in runners}, seconds, rounds)
@@ -58,6 +59,7 @@ def run(
     macs = sum(step["macs"] for step in model.plan(x.shape[1:]).steps())
     return dict(
         model=name,
+        precision=model.precision,
         layer=None,
         n=n,
         shape="x".join(map(str, model.input_shape)),

@@ -3,7 +3,8 @@
 A runner is a function of a running number (which buffer) and a function that brings its output to an array of channels
 last, for the comparison of values. PyTorch runs eagerly under inference_mode, in both memory layouts, and whole
 networks also compiled with frozen weights; ONNX Runtime and OpenVINO get an ONNX graph (onnx_graph.py), with all their
-optimisations, in float32. All get the same number of threads.
+optimisations. All get the same number of threads. In bfloat16 PyTorch runs under autocast and OpenVINO with its hint;
+ONNX Runtime, which has none on CPUs, stays in float32.
 """
 
 from __future__ import annotations
@@ -76,20 +77,23 @@ def layer_runners(
         yield _RUNTIMES[peer](onnx_graph.export(_layer_graph(layer, w, b), len(xs[0])), xs, threads)
 
 
-def model_runners(peers: Sequence[str], graph: Graph, xs: Arrays, threads: int) -> Iterator[Runner]:
+def model_runners(
+    peers: Sequence[str], graph: Graph, xs: Arrays, threads: int, precision: str = "float32"
+) -> Iterator[Runner]:
     """The runners of all `peers` for a network of one input and one output.
 
-    xs: inputs (N,H,W,C) to rotate. Raises Unsupported for an operator that a peer does not have.
+    xs: inputs (N,H,W,C) to rotate. precision: "float32" or "bf16". Raises Unsupported for an operator that a peer does
+    not have.
     """
     if "torch" in peers:
-        yield from _torch_eager(graph, xs, threads)
+        yield from _torch_eager(graph, xs, threads, precision)
     if "torch.compile" in peers:
-        yield _torch_compiled(graph, xs, threads)
+        yield _torch_compiled(graph, xs, threads, precision)
     runtimes = [peer for peer in peers if peer in _RUNTIMES]
     if runtimes:
         model = onnx_graph.export(graph, len(xs[0]))
         for peer in runtimes:
-            yield _RUNTIMES[peer](model, xs, threads)
+            yield _RUNTIMES[peer](model, xs, threads, precision)
 
 
 def _layer_graph(layer: ConvShape, w: np.ndarray, b: np.ndarray) -> Graph:
@@ -125,17 +129,17 @@ def _torch(layer: ConvShape, xs: Arrays, kcrs: np.ndarray, b: np.ndarray, thread
         yield Runner(name, call, lambda y: y.permute(0, 2, 3, 1).numpy())
 
 
-def _torch_eager(graph: Graph, xs: Arrays, threads: int) -> Iterator[Runner]:
+def _torch_eager(graph: Graph, xs: Arrays, threads: int, precision: str) -> Iterator[Runner]:
     import torch
 
     from .torch_graph import TorchGraph
 
     torch.set_num_threads(threads)
     for name, layout in (("torch.channels_last", torch.channels_last), ("torch.contiguous", torch.contiguous_format)):
-        yield _torch_runner(name, TorchGraph(graph, layout), _torch_inputs(xs, layout))
+        yield _torch_runner(name, TorchGraph(graph, layout), _torch_inputs(xs, layout), precision)
 
 
-def _torch_compiled(graph: Graph, xs: Arrays, threads: int) -> Runner:
+def _torch_compiled(graph: Graph, xs: Arrays, threads: int, precision: str) -> Runner:
     """Weights become constants of the compiled code: batch norms are folded and filters packed, as in ours."""
     import torch
     from torch._inductor import config
@@ -145,7 +149,7 @@ def _torch_compiled(graph: Graph, xs: Arrays, threads: int) -> Runner:
     torch.set_num_threads(threads)
     torch._dynamo.reset()  # forget the network before
     network = torch.compile(TorchGraph(graph, torch.channels_last).traced(), dynamic=False)
-    runner = _torch_runner("torch.compile", network, _torch_inputs(xs, torch.channels_last))
+    runner = _torch_runner("torch.compile", network, _torch_inputs(xs, torch.channels_last), precision)
     try:
         with config.patch(freezing=True):
             runner.call(0)  # compiles
@@ -162,14 +166,15 @@ def _torch_inputs(xs: Arrays, layout: Any) -> list[Any]:
     return [x.contiguous(memory_format=layout) if x.ndim == 4 else x.contiguous() for x in inputs]
 
 
-def _torch_runner(name: str, network: Callable[[Any], Any], inputs: Sequence[Any]) -> Runner:
+def _torch_runner(name: str, network: Callable[[Any], Any], inputs: Sequence[Any], precision: str) -> Runner:
     import torch
 
     @torch.inference_mode()
+    @torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
     def call(i: int) -> Any:
         return network(inputs[i % len(inputs)])
 
-    return Runner(name, call, lambda y: y.movedim(1, -1).numpy())
+    return Runner(name, call, lambda y: y.float().movedim(1, -1).numpy())
 
 
 def _nchw(xs: Arrays) -> list[np.ndarray]:
@@ -180,7 +185,7 @@ def _nhwc(y: np.ndarray) -> np.ndarray:
     return np.moveaxis(y, 1, -1)
 
 
-def _onnxruntime(model: bytes, xs: Arrays, threads: int) -> Runner:
+def _onnxruntime(model: bytes, xs: Arrays, threads: int, precision: str = "float32") -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -194,13 +199,13 @@ def _onnxruntime(model: bytes, xs: Arrays, threads: int) -> Runner:
     return Runner("onnxruntime", lambda i: session.run(None, inputs[i % len(inputs)])[0], _nhwc)
 
 
-def _openvino(model: bytes, xs: Arrays, threads: int) -> Runner:
+def _openvino(model: bytes, xs: Arrays, threads: int, precision: str = "float32") -> Runner:
     import openvino
 
     core = openvino.Core()
     settings = dict(
         PERFORMANCE_HINT="LATENCY",
-        INFERENCE_PRECISION_HINT="f32",
+        INFERENCE_PRECISION_HINT="bf16" if precision == "bf16" else "f32",
         INFERENCE_NUM_THREADS=threads,
         NUM_STREAMS=1,
         ENABLE_HYPER_THREADING=True,  # else it may take fewer threads than it is given
@@ -217,4 +222,4 @@ def _openvino(model: bytes, xs: Arrays, threads: int) -> Runner:
     return Runner("openvino", call, _nhwc)
 
 
-_RUNTIMES: dict[str, Callable[[bytes, Arrays, int], Runner]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+_RUNTIMES: dict[str, Callable[..., Runner]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}

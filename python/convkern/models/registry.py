@@ -105,6 +105,7 @@ def get_model(
     input_shape: tuple[int, int, int] | None = None,
     pooling: str | None = None,
     classifier_activation: str | None = None,
+    precision: str = "float32",
     **options: Any,
 ) -> Any:
     """Build an architecture, with random weights or with those of a file.
@@ -119,6 +120,7 @@ def get_model(
             1000 classes load without their last layer, which keeps its random values.
         input_shape: (height, width, channels) in pixels; None = that of the published weights.
         classifier_activation: None gives logits; "softmax" probabilities.
+        precision: "float32", or "bf16" as for Model.
         options: passed to the family's builder (`width=0.5` for mobilenet_v2, ...).
 
     Shapes: the model takes (N,H,W,C) float32, preprocessed (see preprocess_input), and returns (N,classes).
@@ -146,7 +148,7 @@ def get_model(
             y = Activation(classifier_activation, name="predictions")(y)
     elif pooling is not None:
         y = (GlobalAveragePool2D if pooling == "avg" else GlobalMaxPool2D)(name="pool")(y)
-    model = Model(inputs=image, outputs=y, name=name)
+    model = Model(inputs=image, outputs=y, name=name, precision=precision)
     if weights is not None:
         tensors = _tensors(entry, weights)
         if not include_top:

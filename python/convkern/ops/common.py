@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
+from .. import _core, tuning
 from ..arrays import Images, as_ndarray, asarray
 from ..errors import DTypeError, ShapeError, Unsupported
 
@@ -112,6 +112,7 @@ def new_plan(x: Any) -> Any:
     """
     if type(x) is not np.ndarray:
         return _DevicePlan(x.device_number, x.dtype)
+    tuning.ensure_loaded()
     return _core.Plan(
         "float32" if x.dtype.itemsize == 4 else "float64", exact=True
     )  # dtype.name takes longer than all this

@@ -77,7 +77,7 @@ class TrainingLowering(Lowering):
         self.step: int | None = None
         super().__init__(graph, dtype, exact, lean, cache)
 
-    def make_plan(self, dtype: str, exact: bool, lean: bool, record: bool) -> _core.Plan:
+    def make_plan(self, dtype: str, exact: bool, lean: bool, **kind: bool) -> _core.Plan:
         return _core.Plan(dtype, exact, lean, strips=False, training=True)
 
     def read_live(self, param: Param, layout: str = "vector", relay: Relay = lambda w: w) -> Live:

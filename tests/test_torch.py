@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import itertools
 import json
 import pickle
 import subprocess
@@ -29,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import convkern
 import convkern.torch as ckt
+from convkern import _core
 from convkern.bench import torch_resnet
 from convkern.bench.torch_resnet import ResNet
 from convkern.cli import main
@@ -291,6 +293,24 @@ def test_weights_are_followed() -> None:
     check()
     layer.weight.data.neg_()
     check()
+
+
+def test_filters_are_reordered(rng: np.random.Generator) -> None:
+    for dtype, shape in itertools.product(("f4", "f8"), [(1, 1, 1), (17, 5, 9), (64, 33, 1), (16, 16, 25)]):
+        w = rng.standard_normal(shape).astype(dtype)
+        there, back = np.empty(shape[::-1], dtype), np.empty(shape, dtype)
+        for threads in (1, 2):
+            _core.reorder_filters(w, there, threads=threads)
+            _core.reorder_filters(there, back, True, threads)
+            assert (there == w.transpose(2, 1, 0)).all() and (back == w).all()
+    read_only = np.empty((9, 5, 17), "f4")
+    read_only.flags.writeable = False
+    w = np.zeros((17, 5, 9), "f4")
+    for target in (np.empty((17, 5, 9), "f4"), np.empty((9, 5, 17)), np.empty((9, 5, 34), "f4")[..., ::2], read_only):
+        with pytest.raises(ShapeError, match="wanted contiguous arrays"):
+            _core.reorder_filters(w, target)
+    with pytest.raises(ShapeError, match="overlap"):
+        _core.reorder_filters(w, w.reshape(9, 5, 17))
 
 
 def test_batch_norm_is_followed() -> None:
@@ -870,6 +890,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 import convkern.torch as ckt
+from convkern import _core
 
 def losses(rank, replaced):
     torch.manual_seed(0)

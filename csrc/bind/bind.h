@@ -5,6 +5,7 @@
 namespace ck {
 
 void register_errors();
+void register_filters(pybind11::module_& m);
 void register_info(pybind11::module_& m);
 void register_plan(pybind11::module_& m);
 void register_device(pybind11::module_& m);

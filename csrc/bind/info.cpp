@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 
 #include "bind/bind.h"
 #include "core/parallel.h"
@@ -47,26 +46,6 @@ double peak_gflops(int threads, double seconds) {
     best = std::max(best, sum / elapsed(start) * 1e-9);
   } while (elapsed(begin) < seconds);
   return best;
-}
-
-// A hash of memory: of `samples` 8-byte words spread evenly over it, or (0) of all of it, in four chains so that multiplying does not limit it.
-uint64_t fingerprint(uintptr_t address, int64_t bytes, int64_t samples) {
-  const char* const data = reinterpret_cast<const char*>(address);  // NOLINT
-  const int64_t words = bytes / 8, step = samples > 0 && words > samples ? words / samples : 1;
-  constexpr uint64_t kPrime = 0x9e3779b97f4a7c15;
-  uint64_t h[4] = {1, 2, 3, 4};
-  auto mix = [&](int lane, int64_t at, size_t size) {
-    uint64_t word = 0;
-    std::memcpy(&word, data + at, size);
-    h[lane] = (h[lane] ^ word) * kPrime;
-    h[lane] ^= h[lane] >> 32;
-  };
-  int64_t i = 0;
-  for (; i + 3 * step < words; i += 4 * step)
-    for (int lane = 0; lane < 4; ++lane) mix(lane, 8 * (i + lane * step), 8);
-  for (; i < words; i += step) mix(0, 8 * i, 8);
-  if (bytes > 8 * words) mix(1, 8 * words, static_cast<size_t>(bytes - 8 * words));
-  return ((h[0] * 31 + h[1]) * 31 + h[2]) * 31 + h[3];
 }
 
 template <class K>
@@ -136,8 +115,6 @@ void register_info(py::module_& m) {
         return peak_gflops(threads, seconds);
       },
       py::arg("threads"), py::arg("seconds") = 0.05, py::call_guard<py::gil_scoped_release>(), "Measured float32 FMA ceiling in GFLOP/s.");
-  m.def("fingerprint", &fingerprint, py::arg("address"), py::arg("bytes"), py::arg("samples") = 0,
-        "A hash of memory that the caller keeps alive: of some words spread over it, or of all (0).");
   m.def(
       "kernels",
       [] {

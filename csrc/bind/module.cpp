@@ -4,6 +4,7 @@
 PYBIND11_MODULE(_core, m) {
   m.doc() = "convkern's compiled core: CPU kernels, plans, and the way to device modules.";
   ck::register_errors();
+  ck::register_filters(m);
   ck::register_info(m);
   ck::register_plan(m);
   ck::register_device(m);

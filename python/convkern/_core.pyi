@@ -24,6 +24,7 @@ __all__: list[str] = [
     "kernels",
     "num_threads",
     "peak_gflops",
+    "reorder_filters",
     "rmsprop_step",
     "set_isa",
     "set_num_threads",
@@ -490,6 +491,11 @@ def num_threads() -> int: ...
 def peak_gflops(threads: int, seconds: float = 0.05) -> float:
     """
     Measured float32 FMA ceiling in GFLOP/s.
+    """
+
+def reorder_filters(source: numpy.ndarray, target: numpy.ndarray, back: bool = False, threads: int = 0) -> None:
+    """
+    Copy (K, C, taps), as torch keeps filters, to (taps, C, K), as plans do, or back.
     """
 
 def rmsprop_step(

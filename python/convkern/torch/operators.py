@@ -122,18 +122,25 @@ def _geometry(stride: Ints, padding: Ints, dilation: Ints, groups: int, transpos
 
 
 class _Filters:
-    """A weight as plans take it: (T,R,S,C/G,K), in the order and of the type of torch's tensor when it was loaded."""
+    """A weight as plans take it, (T,R,S,C/G,K), as it was when it was loaded."""
 
     def __init__(self, groups: int, transposed: bool):
         self.groups, self.transposed = groups, transposed
         self.array: np.ndarray | None = None
 
     def load(self, weight: Tensor, *others: Any) -> None:
-        self._store(_relaid(array(weight), self.groups, self.transposed))
+        filters = array(weight)
+        if self.transposed or self.array is None or not filters.flags.c_contiguous:
+            self._store(_relaid(filters, self.groups, self.transposed))
+        else:
+            source = filters.reshape(*filters.shape[:2], -1)
+            _core.reorder_filters(source, self.array.reshape(*source.shape[::-1]), threads=torch.get_num_threads())
+            self.parameter.touch()
 
     def _store(self, filters: np.ndarray) -> None:
         if self.array is None:
-            self.array = filters if filters.flags.owndata else filters.copy()  # torch's memory is not held
+            # A copy, where torch's memory happens to be in that order already: it is not held here.
+            self.array = filters if filters.flags.owndata else filters.copy()
             self.parameter = _core.Parameter(self.array)
         else:
             np.copyto(self.array, filters)
@@ -307,18 +314,19 @@ def _conv_weight_cpu(
     output_padding: Ints,
     exact: bool,
 ) -> Tensor:
-    if not input.size(0):
-        return input.new_zeros(weight_size)
     geometry = (tuple(stride), tuple(padding), tuple(dilation), groups, transposed, exact)
     window = tuple(weight_size[2:])
     plan = _conv_weight_plan(input.dtype, spatial(input.shape), spatial(grad.shape), window, geometry)
     (dw,) = plan.run([pixels(input), pixels(grad)], torch.get_num_threads())
-    rank, k = len(window), grad.size(1)  # dw is (T,R,S,C/G*K)
-    taps = range(rank)
+    k = grad.size(1)  # dw is (T,R,S,C/G*K)
     if not transposed:
-        return torch.from_numpy(dw.reshape(*window, -1, k)).permute(rank + 1, rank, *taps).contiguous()
+        y = torch.empty(*weight_size, dtype=grad.dtype)
+        source = dw.reshape(-1, weight_size[1], k)
+        _core.reorder_filters(source, y.numpy().reshape(*source.shape[::-1]), True, torch.get_num_threads())
+        return y
+    rank = len(window)
     by_group = torch.from_numpy(dw.reshape(*window, -1, groups, k // groups))
-    return by_group.permute(rank + 1, rank, rank + 2, *taps).reshape(*weight_size)
+    return by_group.permute(rank + 1, rank, rank + 2, *range(rank)).reshape(*weight_size)
 
 
 def _conv_weight_fake(grad: Tensor, input: Tensor, weight_size: Ints, *geometry: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """LeNet-5 and a small network on scikit-learn's handwritten digits: 1,797 pictures of 8x8 pixels, seconds of training.
 
-    python examples/digits.py                       # about 99 %
-    python examples/digits.py --model lenet5        # the network of 1998, on digits enlarged to 32x32
+python examples/digits.py                       # about 99 %
+python examples/digits.py --model lenet5        # the network of 1998, on digits enlarged to 32x32
 """
 
 from __future__ import annotations

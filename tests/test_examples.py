@@ -75,7 +75,16 @@ def test_finetune_from_the_command_line(tmp_path, capsys):
     folder = pictures(tmp_path / "images")
     weights = tmp_path / "w.safetensors"
     get_model("squeezenet1_1").save_weights(weights)
-    words = ["finetune", str(folder), "--model", "squeezenet1_1", "--weights", str(weights), "--out", str(tmp_path / "o")]
+    words = [
+        "finetune",
+        str(folder),
+        "--model",
+        "squeezenet1_1",
+        "--weights",
+        str(weights),
+        "--out",
+        str(tmp_path / "o"),
+    ]
     words += ["--epochs", "2", "--size", "64", "--batch", "4", "--json", str(tmp_path / "r.json")]
     assert cli.main(words) == 0
     out = capsys.readouterr().out

@@ -46,7 +46,8 @@ struct Packed {
 // A weight tensor T R S C/G K as the model holds it (memory kept alive by `owner`), times scale[k], and what kernels made of it.
 class Parameter {
  public:
-  Parameter(std::array<int64_t, 5> shape, int element_bytes, const void* data, std::shared_ptr<void> owner, Buffer scale, bool trainable = false)
+  Parameter(std::array<int64_t, 5> shape, int element_bytes, const void* data, std::shared_ptr<void> owner, Buffer scale,
+            bool trainable = false)
       : shape(shape), element_bytes(element_bytes), trainable(trainable), data_(data), owner_(std::move(owner)), scale_(std::move(scale)) {}
   std::shared_ptr<Packed> packed(const ConvKernel& kernel, const ConvProblem& problem, Form form = Form::kForward);
   // Packs again what touch() made stale; `swap` is memory for weights with C and K exchanged, which grows as needed.

@@ -1,5 +1,5 @@
-"""Training as a whole: fit on real digits, the data it takes, checkpoints that continue bit for bit (also after kill -9),
-and what bad input gets."""
+"""Training as a whole: fit on real digits, the data it takes, checkpoints that continue bit for bit (also after
+kill -9), and what bad input gets."""
 
 from __future__ import annotations
 
@@ -27,8 +27,18 @@ from convkern.errors import (
     Unsupported,
     WeightsError,
 )
-from convkern.train import SAM, SGD, Adam, AdamW, BackupAndRestore, CSVLogger, EarlyStopping, ModelCheckpoint, OneCycle
-from convkern.train import ReduceLROnPlateau
+from convkern.train import (
+    SAM,
+    SGD,
+    Adam,
+    AdamW,
+    BackupAndRestore,
+    CSVLogger,
+    EarlyStopping,
+    ModelCheckpoint,
+    OneCycle,
+    ReduceLROnPlateau,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -80,7 +90,9 @@ def test_digits(digits):
     assert loss == pytest.approx(-np.log(p).mean(), rel=1e-3)
 
 
-@pytest.mark.parametrize("optimizer", [SGD(0.05, momentum=0.9, nesterov=True), AdamW(3e-3), SAM(SGD(0.1, momentum=0.9))])
+@pytest.mark.parametrize(
+    "optimizer", [SGD(0.05, momentum=0.9, nesterov=True), AdamW(3e-3), SAM(SGD(0.1, momentum=0.9))]
+)
 def test_optimizers_learn(digits, optimizer):
     x, y, x_test, y_test = digits
     model = compiled(optimizer, norm=False)
@@ -264,7 +276,9 @@ def test_resuming_gives_the_same_bits(digits, tmp_path, source, stop):
         options = dict(epochs=3, validation_data=(x_test, y_test), verbose=0)
         if broken:
             with pytest.raises(Stop):
-                model.fit(**data(), callbacks=[*callbacks_of(folder), LambdaCallback(on_train_batch_end=bomb)], **options)
+                model.fit(
+                    **data(), callbacks=[*callbacks_of(folder), LambdaCallback(on_train_batch_end=bomb)], **options
+                )
             model = compiled(SGD(0.5, momentum=0.9))  # other weights and another rate: both come from the file
             for param in model.weights:
                 param.assign(param.value + 1)
@@ -378,7 +392,9 @@ def test_backup_is_removed_in_the_end(digits, tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_training(digits):
     x, y = digits[0][:64].copy(), digits[1][:64]
     model = compiled(SGD(1e30), norm=False)
-    with pytest.raises(NotFinite, match=r"step [234] .*the parameter 'conv2d.*/kernel'|first layer whose output.*'conv2d"):
+    with pytest.raises(
+        NotFinite, match=r"step [234] .*the parameter 'conv2d.*/kernel'|first layer whose output.*'conv2d"
+    ):
         model.fit(x, y, epochs=5, verbose=0)
     model = compiled(norm=False, dropout=0.0)
     model.fit(x, y, epochs=1, verbose=0)
@@ -429,7 +445,7 @@ def test_before_compile():
     with pytest.raises(ModelError, match="compile"):
         model.fit(np.zeros((1, 8, 8, 1), "f4"), np.zeros(1, int))
     with pytest.raises(ModelError, match="compile"):
-        model.optimizer  # noqa: B018
+        model.optimizer
     with pytest.raises(ModelError, match="build"):
         Sequential([L.Dense(3)]).compile("sgd", "mse")
     model.trainable = False

@@ -476,7 +476,9 @@ def finetune(args: argparse.Namespace) -> int:
     )
     facts = {key: value for key, value in report.items() if key != "model"}
     if not _json(args, facts):
-        rows = [[name, f"{recall:.0%}", *row] for (name, recall), row in zip(report["recall"].items(), report["confusion"])]
+        rows = [
+            [name, f"{recall:.0%}", *row] for (name, recall), row in zip(report["recall"].items(), report["confusion"])
+        ]
         print(table(["true class", "found", *(f"as {name}" for name in report["classes"])], rows))
     return 0
 
@@ -830,8 +832,12 @@ def parser() -> argparse.ArgumentParser:
         "--weights", default="imagenet", metavar="FILE", help="a weight file (default: those of an installed package)"
     )
     command.add_argument("--out", metavar="FOLDER", help="where model.ckn, report.json, confusion.png, curves.png go")
-    command.add_argument("--classes", nargs="+", metavar="NAME", help="the folders to use, in this order (default: all)")
-    command.add_argument("--epochs", type=_count, default=8, metavar="N", help="of fine-tuning; 0: the classifier alone")
+    command.add_argument(
+        "--classes", nargs="+", metavar="NAME", help="the folders to use, in this order (default: all)"
+    )
+    command.add_argument(
+        "--epochs", type=_count, default=8, metavar="N", help="of fine-tuning; 0: the classifier alone"
+    )
     command.add_argument("--batch", type=_positive, default=16, metavar="N", help="images in a step (default 16)")
     command.add_argument("--rate", type=float, default=1e-3, help="learning rate of the classifier (default 0.001)")
     command.add_argument("--hold-out", type=float, default=0.25, metavar="SHARE", help="of each class, to judge by")

@@ -169,7 +169,8 @@ def convolution(node: Node, shape: Shape) -> tuple[str, Callable[[np.ndarray], n
     kind = attrs.get("of", node.op)  # a gradient's node says whose it is
     if kind == "dense":
         return "dense", lambda w: w[None, None, None], {}
-    geometry = {"stride": _triple(attrs.get("strides"), 1), **_pads(node), "dilation": _triple(attrs.get("dilation"), 1)}
+    strides, dilation = _triple(attrs.get("strides"), 1), _triple(attrs.get("dilation"), 1)
+    geometry = {"stride": strides, **_pads(node), "dilation": dilation}
     if kind == "depthwise":
 
         def channelwise(w: np.ndarray) -> np.ndarray:  # (R,S,C,m) -> (R,S,1,C*m)
@@ -203,7 +204,7 @@ def _windows(node: Node) -> tuple[Shape, Shape, tuple[tuple[int, int], ...], Sha
 
 def pooling(node: Node) -> dict[str, Any]:
     """The geometry of a pool node, as the arguments of Plan.pool."""
-    window, strides, padding, dilation = _windows(node)
+    window, strides, _, dilation = _windows(node)
     return {
         "window": _triple(window, 1),
         "stride": _triple(strides, 1),
@@ -301,7 +302,14 @@ class Lowering:
         residual = self.ids[node.inputs[1]] if node.attrs.get("residual", False) else -1
         bias = self.vector_of(node, "bias")
         return self.plan.conv(
-            self.x(node), weight, bias, residual, **geometry, **act_arguments(node), out=self.slot(node.output), label=node.name
+            self.x(node),
+            weight,
+            bias,
+            residual,
+            **geometry,
+            **act_arguments(node),
+            out=self.slot(node.output),
+            label=node.name,
         )
 
     depthwise = dense = conv

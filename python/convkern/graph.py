@@ -129,7 +129,7 @@ class Param:
             self.replaced += 1
 
     def writable(self) -> np.ndarray:
-        """The values, to be changed in place by training: the array that `value` shows. Call `changed` after each change.
+        """The values, to be changed in place by training: the array that `value` shows. Call `changed` after it.
 
         The first call makes a private copy, so that arrays which others hold (a mapped file, what was assigned with
         copy=False) stay as they are.

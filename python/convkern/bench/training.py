@@ -1,5 +1,5 @@
-"""Training steps of whole networks: forward, cross-entropy, backward, SGD with momentum; ours beside PyTorch's (eager, in
-both memory layouts) on the same graph, weights and data, interleaved. Dropout drops in both.
+"""Training steps of whole networks: forward, cross-entropy, backward, SGD with momentum; ours beside PyTorch's (eager,
+in both memory layouts) on the same graph, weights and data, interleaved. Dropout drops in both.
 
 Peak memory is that of a process of its own for each contestant: the resident set's peak over three steps, less what
 the process held with the libraries imported and the weights made.

@@ -33,6 +33,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ..errors import Unsupported
@@ -81,7 +82,7 @@ def differentiate(
     for number, loss in enumerate(losses):
         tape.give(loss, Seed(number, 1.0 if factors is None else float(factors[number])))
     edges = [0, *_cuts(graph, tape.active, recompute), len(graph.nodes)]
-    for first, last in reversed(list(zip(edges, edges[1:]))):
+    for first, last in reversed(list(pairwise(edges))):
         if last < len(graph.nodes):
             tape.compute_again(first, last)
         for index in reversed(range(first, last)):
@@ -217,7 +218,9 @@ class _Tape:
             return dy
         kind, a, b = node.attrs["activation"]
         attrs = {"kind": kind, "a": a, "b": b}
-        return self.emit("activation_gradient", (dy, self.saved(node.output)), [self.shapes[dy]], attrs, name=node.name)[0]
+        return self.emit(
+            "activation_gradient", (dy, self.saved(node.output)), [self.shapes[dy]], attrs, name=node.name
+        )[0]
 
 
 _Rule = Callable[[_Tape, int, Node, Any], None]
@@ -263,7 +266,9 @@ def _batch_norm_train(tape: _Tape, index: int, node: Node, dy: int) -> None:
         attrs["activation"] = node.attrs["activation"]  # the operator finds it again from x
     params = {key: node.params[key] for key in ("gamma", "beta") if key in node.params}
     shapes = [tape.shapes[x], tape.shapes[mean], tape.shapes[mean]]
-    dx, dgamma, dbeta = tape.emit("batch_norm_gradient", (dy, tape.saved(x), mean, var), shapes, attrs, params, node.name)
+    dx, dgamma, dbeta = tape.emit(
+        "batch_norm_gradient", (dy, tape.saved(x), mean, var), shapes, attrs, params, node.name
+    )
     tape.give(x, dx)
     tape.give_param(node.params.get("gamma"), dgamma)
     tape.give_param(node.params.get("beta"), dbeta)
@@ -275,7 +280,9 @@ def _batch_norm(tape: _Tape, index: int, node: Node, dy: int) -> None:
     dy = tape.before_activation(node, dy)
     p = {name: value_of(param) for name, param in node.params.items()}
     scale, _ = scale_and_shift(p["mean"], p["var"], p.get("gamma"), p.get("beta"), node.attrs["eps"])
-    tape.give(node.inputs[0], tape.emit("scale_gradient", (dy,), [tape.shapes[dy]], {"scale": scale}, name=node.name)[0])
+    tape.give(
+        node.inputs[0], tape.emit("scale_gradient", (dy,), [tape.shapes[dy]], {"scale": scale}, name=node.name)[0]
+    )
 
 
 @_rule("rescale")
@@ -285,7 +292,9 @@ def _rescale(tape: _Tape, index: int, node: Node, dy: int | Seed) -> None:
         tape.give(node.inputs[0], Seed(dy.loss, dy.scale * scale))
         return
     dy = tape.tensor(dy)
-    tape.give(node.inputs[0], tape.emit("scale_gradient", (dy,), [tape.shapes[dy]], {"scale": scale}, name=node.name)[0])
+    tape.give(
+        node.inputs[0], tape.emit("scale_gradient", (dy,), [tape.shapes[dy]], {"scale": scale}, name=node.name)[0]
+    )
 
 
 @_rule("layer_norm")

@@ -232,7 +232,9 @@ def batch_weights(
         if len(y) != 1 or y[0] is None:
             raise Unsupported("class_weight needs a model of one output")
         labels = y[0]
-        labels = labels.argmax(-1) if labels.ndim == 2 and labels.shape[1] > 1 else labels.reshape(len(labels), -1)[:, 0]
+        labels = (
+            labels.argmax(-1) if labels.ndim == 2 and labels.shape[1] > 1 else labels.reshape(len(labels), -1)[:, 0]
+        )
         table = {int(key): float(value) for key, value in class_weight.items()}
         by_class = np.array([table.get(int(label), 1.0) for label in labels], np.float32)
         weights = by_class if weights is None else weights * by_class

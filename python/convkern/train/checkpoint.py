@@ -1,9 +1,9 @@
 """Checkpoints: everything a training needs to go on bit for bit, in one file.
 
-The file is a model file (safetensors: the model's tensors under their names, the architecture as JSON in the metadata)
-with two things more: tensors below "convkern.training/" (the optimizer's slots, arrays of callbacks) and, as JSON in the
-metadata, counters, the learning rate, the place in the epoch, sums of its metrics, the seed, and the states of callbacks
-and data. It is written whole or not at all, and checked against the model and the optimizer before anything changes.
+The file is a model file (safetensors: the model's tensors under their names, the architecture as JSON in the
+metadata) with two things more: tensors below "convkern.training/" (the optimizer's slots, arrays of callbacks) and, as
+JSON in the metadata, counters, the learning rate, the place in the epoch, sums of its metrics, the seed, and the states
+of callbacks and data. It is written whole or not at all, and checked before anything changes.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def restore(model: Any, trainer: Any, state: dict[str, Any]) -> None:
         for entry in waiting:
             number, (kind, values) = entry
             if kind == type(callback).__name__:
-                arrays = []
+                arrays: list[np.ndarray] = []
                 while f"{TRAINING}callback/{number}/{len(arrays)}" in state["tensors"]:
                     arrays.append(np.array(state["tensors"][f"{TRAINING}callback/{number}/{len(arrays)}"]))
                 if values is not None:

@@ -14,7 +14,7 @@ _IMAGES = 8  # as many are run again, with every tensor kept
 
 
 def first_not_finite(trainer: Any, batch: Batch, number: int) -> str:
-    """A sentence: which training step, and the first thing on the way from the images to the loss that is not finite."""
+    """A sentence: which training step, and the first thing from the images to the loss that is not finite."""
     epoch, step = trainer.place
     where = f"step {number} (epoch {epoch + 1}, batch {step + 1}): the loss is not finite"
     stay = "the parameters are those before this step; compile(check_finite=False) goes on"

@@ -440,9 +440,7 @@ def evaluate(
     return _report(logs, return_dict)
 
 
-def one_batch(
-    model: Any, x: Any, y: Any, sample_weight: Any, class_weight: Any, return_dict: bool, train: bool
-) -> Any:
+def one_batch(model: Any, x: Any, y: Any, sample_weight: Any, class_weight: Any, return_dict: bool, train: bool) -> Any:
     trainer = of(model)
     source = source_of(model, x, y, sample_weight=sample_weight, class_weight=class_weight, batch_size=2**31)
     (batch,) = _first(source)

@@ -221,7 +221,8 @@ class TrainingLowering(Lowering):
 
     def binary_gradient(self, node: Node) -> tuple[int, ...]:
         dy, a, b = (self.ids[tensor] for tensor in node.inputs)
-        return self.plan.binary_backward(dy, a, b, node.attrs["kind"], *node.attrs["wants"], label=f"{node.name} dx")
+        need_a, need_b = node.attrs["wants"]
+        return self.plan.binary_backward(dy, a, b, node.attrs["kind"], need_a, need_b, label=f"{node.name} dx")
 
     def reduce(self, node: Node) -> int:
         shape = four(self.graph.shapes[node.output])

@@ -55,7 +55,11 @@ class Optimizer:
         self.learning_rate = learning_rate
         self.weight_decay = _at_least("weight_decay", weight_decay or 0.0, 0.0)
         self.clipnorm, self.global_clipnorm, self.clipvalue = clipnorm, global_clipnorm, clipvalue
-        clips = {k: v for k, v in (("clipnorm", clipnorm), ("global_clipnorm", global_clipnorm), ("clipvalue", clipvalue)) if v is not None}
+        clips = {
+            k: v
+            for k, v in (("clipnorm", clipnorm), ("global_clipnorm", global_clipnorm), ("clipvalue", clipvalue))
+            if v is not None
+        }
         if len(clips) > 1:
             raise Unsupported(f"{self.name}: got {' and '.join(clips)}, want at most one kind of clipping")
         for key, value in clips.items():
@@ -115,7 +119,7 @@ class Optimizer:
         return True
 
     def _update(self, columns: list[list[np.ndarray]], rate: float, decay: float, scale: float) -> None:
-        """Change parameters and slots in place for the gradients times `scale`; self.iterations counts the steps before.
+        """Change parameters and slots in place for gradients times `scale`; self.iterations counts the steps before.
 
         columns: the parameters' values, their gradients, and each slot's.
         """
@@ -178,7 +182,9 @@ class Optimizer:
         rate = None if callable(self._learning_rate) else self._learning_rate
         return arrays, {"kind": self.name, "iterations": self.iterations, "pending": self.pending, "rate": rate}
 
-    def check_state(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
+    def check_state(
+        self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], shapes: Mapping[str, Any]
+    ) -> None:
         """CheckpointError if the state is that of another optimizer or of other parameters (shapes: by name)."""
         if facts["kind"] != self.name:
             raise CheckpointError(f"the checkpoint was written with the optimizer {facts['kind']!r}, not {self.name!r}")
@@ -369,7 +375,9 @@ class SAM(Optimizer):
         arrays, facts = self.base.state_dict()
         return arrays, {**facts, "kind": f"{self.name}({facts['kind']})", "base": facts}
 
-    def check_state(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
+    def check_state(
+        self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], shapes: Mapping[str, Any]
+    ) -> None:
         own = f"{self.name}({self.base.name})"
         if facts["kind"] != own:
             raise CheckpointError(f"the checkpoint was written with the optimizer {facts['kind']!r}, not {own!r}")

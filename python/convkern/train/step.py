@@ -163,7 +163,7 @@ class Step:
 
 
 def move_statistics(statistics: Sequence[tuple[Node, np.ndarray, np.ndarray, int]]) -> None:
-    """Move the kept statistics of batch norms towards those of a batch: kept = momentum * kept + (1 - momentum) * new."""
+    """Move the kept statistics of batch norms towards a batch's: kept = momentum * kept + (1 - momentum) * new."""
     for node, mean, var, count in statistics:
         share = np.float32(1 - node.attrs["momentum"])
         if node.attrs.get("unbiased", False):

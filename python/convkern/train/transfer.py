@@ -98,7 +98,9 @@ def linear_head(
     inputs = Input(features.shape[1:])
     head = Model(inputs, Dense(classes, kernel_initializer="zeros", name="head")(inputs))
     steps = epochs * -(-len(features) // 32)
-    head.compile(AdamW(CosineDecay(3e-3, steps), weight_decay=weight_decay), "sparse_categorical_crossentropy", seed=seed)
+    head.compile(
+        AdamW(CosineDecay(3e-3, steps), weight_decay=weight_decay), "sparse_categorical_crossentropy", seed=seed
+    )
     head.fit((features - mean) / deviation, labels, batch_size=32, epochs=epochs, verbose=0)
     kernel, bias = head.layers[-1].get_weights()
     kernel = kernel / deviation[:, None]
@@ -190,7 +192,9 @@ def finetune(
     set_seed(seed)
     info = model_info(model)
     side = size or info.size
-    backbone = get_model(model, weights=weights, include_top=False, pooling="avg", input_shape=(side, side, info.channels))
+    backbone = get_model(
+        model, weights=weights, include_top=False, pooling="avg", input_shape=(side, side, info.channels)
+    )
     files = list_classes(folder, classes)
     names = list(files.classes)
     split = stratified_split(files.labels, names, hold_out, seed)

@@ -1,0 +1,132 @@
+"""The examples, shortened, and fine-tuning from the command line on a folder of pictures made here."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convkern import cli, load_model
+from convkern.errors import DataError
+from convkern.models import get_model
+from convkern.train import transfer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def clothes(tmp_path, rng):
+    """Files as Fashion-MNIST's, of pictures whose class is where they are bright."""
+    for part, count in (("train", 640), ("t10k", 100)):
+        labels = rng.integers(0, 10, count).astype(np.uint8)
+        images = rng.integers(0, 60, (count, 28, 28)).astype(np.uint8)
+        for image, label in zip(images, labels):
+            image[2 * label + 2 : 2 * label + 8, 4:24] += 150
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("extra", [[], ["--augment"], ["--torch"]])
+def test_fashion_mnist(clothes, extra, tmp_path):
+    words = ["--data", str(clothes), "--epochs", "4", "--batch-size", "32", *extra]
+    if not extra:
+        words += ["--curves", str(tmp_path / "curves.png")]
+    assert example("fashion_mnist").main(words) > 0.8
+    assert extra or (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_digits():
+    assert example("digits").main(["--epochs", "6"]) >= 0.98
+
+
+def test_lenet_on_digits():
+    assert example("digits").main(["--model", "lenet5", "--epochs", "8"]) >= 0.95
+
+
+def pictures(folder, count=8, size=40):
+    """Two classes of the same colours: horizontal and vertical stripes."""
+    rng = np.random.default_rng(0)
+    for name in ("across", "upright"):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            stripes = (np.arange(size) // 4 % 2 * 200).astype(np.uint8)
+            image = np.tile(stripes, (size, 1)) + rng.integers(0, 40, (size, size)).astype(np.uint8)
+            image = np.stack([image if name == "upright" else image.T] * 3, -1)
+            Image.fromarray(image).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_finetune_from_the_command_line(tmp_path, capsys):
+    folder = pictures(tmp_path / "images")
+    weights = tmp_path / "w.safetensors"
+    get_model("squeezenet1_1").save_weights(weights)
+    words = [
+        "finetune",
+        str(folder),
+        "--model",
+        "squeezenet1_1",
+        "--weights",
+        str(weights),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    words += ["--epochs", "2", "--size", "64", "--batch", "4", "--json", str(tmp_path / "r.json")]
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "12 images to learn from, 4 to judge by, 2 classes" in out and "fine-tuned:" in out
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["linear"] == 1.0 and report["baseline"] < 1.0  # stripes differ in direction, not in colour
+    assert np.array(report["confusion"]).sum() == 4 and set(report["recall"]) == {"across", "upright"}
+    names = sorted(p.name for p in (tmp_path / "o").iterdir())
+    assert names == ["confusion.png", "curves.png", "model.ckn", "report.json"]
+    model = load_model(tmp_path / "o" / "model.ckn")
+    p = model(np.zeros((1, 64, 64, 3), "f4"))
+    assert p.shape == (1, 2) and p.sum() == pytest.approx(1, rel=1e-5)
+
+
+def test_finetune_refuses(tmp_path, capsys):
+    folder = pictures(tmp_path / "images", count=2)
+    (folder / "upright" / "0.png").unlink()
+    assert cli.main(["finetune", str(folder), "--model", "squeezenet1_1", "--weights", "none.pth"]) == 2
+    assert "none.pth" in capsys.readouterr().err
+    with pytest.raises(DataError, match="'upright' has 1 image"):
+        transfer.finetune(folder, "squeezenet1_1", None, size=64, verbose=0)
+    (folder / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no images"):
+        transfer.finetune(folder, "squeezenet1_1", None, size=64, verbose=0)
+
+
+def test_features_of_arrays_and_batches(tmp_path):
+    from convkern.data import image_dataset_from_directory
+    from convkern.weights import read_state_dict
+
+    folder = pictures(tmp_path / "images", count=5)
+    batches = image_dataset_from_directory(folder, image_size=(64, 64), batch_size=4, shuffle=False)
+    model = get_model("squeezenet1_1", include_top=False, pooling="avg", input_shape=(64, 64, 3))
+    features, labels = transfer.extract_features(model, batches, path=tmp_path / "f.safetensors", verbose=0)
+    assert labels.tolist() == [0] * 5 + [1] * 5
+    images = np.concatenate([batches[i][0] for i in range(len(batches))])
+    again, none = transfer.extract_features(model, images, batch_size=3, verbose=0)
+    assert np.array_equal(features, again) and none is None
+    stored = read_state_dict(tmp_path / "f.safetensors")
+    assert np.array_equal(stored["features"], features) and np.array_equal(stored["labels"], labels)
+
+
+def test_bench_training(capsys):
+    assert cli.main(["bench", "training", "squeezenet1_1", "--batch", "1", "--seconds", "0.01", "--rounds", "1"]) == 0
+    assert "squeezenet1_1, N=1:" in capsys.readouterr().out

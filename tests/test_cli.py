@@ -280,8 +280,8 @@ def test_verify(run):
 def test_verify_finds_a_wrong_kernel(run, monkeypatch):
     right = verify.Case.run
 
-    def wrong(self, dtype, kernel=""):
-        plan, (y,) = right(self, dtype, kernel)
+    def wrong(self, dtype, *options):
+        plan, (y,) = right(self, dtype, *options)
         if dtype == "float32" and self.family == "conv":
             y = y.copy()
             y.flat[0] += 1
@@ -387,3 +387,25 @@ def test_bench_augment(run):
     assert all(row["ours"] > 0 and row["keras"] > 0 and row["ratio"] > 0 for row in facts["rows"])
     code, out, _ = run("bench", "augment", "--size", 16, "--seconds", "0.01", "--rounds", 2)
     assert code == 0 and "as Keras" in out
+
+
+def test_precision_compares_with_float32(run, photos, weights):
+    if not _core.bf16():
+        code, _, err = run("precision", photos, "--model", "squeezenet1_1", "--weights", weights)
+        assert code == 2 and "AVX512_BF16" in err
+        return
+    code, out, _ = run("precision", photos, "--model", "squeezenet1_1", "--weights", weights, "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["bf16"] == _core.bf16() and len(facts["images"]) == len(facts["files"]) == 5
+    assert 0 < facts["rms"] <= facts["max"] and 0.99 < facts["cosine"] < 1
+    assert all(row["max"] > 0 for row in facts["images"])
+    assert set(facts["speed"]) == {"1", "8"} and all(row["ratio"] > 0 for row in facts["speed"].values())
+    assert 0 <= facts["top1_agree"] <= 5
+
+
+def test_explain_in_bfloat16(run):
+    if not _core.bf16():
+        assert run("explain", "squeezenet1_1", "--precision", "bf16")[0] == 2
+        return
+    code, out, _ = run("explain", "resnext50_32x4d", "--input", 64, "--precision", "bf16", "--repeat", 1)
+    assert code == 0 and "reads it, writes it" in out and "grouped: stays float32" in out

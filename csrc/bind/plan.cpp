@@ -264,7 +264,8 @@ py::list steps(const Plan& plan) {
     d["label"] = i.label, d["op"] = i.op, d["kernel"] = i.kernel, d["why"] = i.why, d["refused"] = i.refused;
     d["shape_in"] = py::make_tuple(i.in[0], i.in[1], i.in[2], i.in[3]);
     d["shape_out"] = py::make_tuple(i.out[0], i.out[1], i.out[2], i.out[3]);
-    d["macs"] = i.macs, d["bytes"] = i.bytes, d["workspace_bytes"] = i.workspace, d["packed_bytes"] = i.packed, d["cost_us"] = i.cost, d["key"] = i.key, d["tuned_us"] = i.tuned_us;
+    d["macs"] = i.macs, d["bytes"] = i.bytes, d["workspace_bytes"] = i.workspace, d["packed_bytes"] = i.packed, d["cost_us"] = i.cost,
+    d["key"] = i.key, d["tuned_us"] = i.tuned_us;
     out.append(d);
   }
   return out;

@@ -161,7 +161,7 @@ CK_INLINE void copy_band(const ConvProblem& p, const Blocking& b, const View& x,
   while (first < last) {
     const int64_t h = first / b.width - p.pad_h_lo, w = first % b.width - p.pad_w_lo, end = least(b.width - p.pad_w_lo, w + last - first);
     first += end - w;
-    const int64_t from = most(0, least(end, w < 0 ? 0 : w)), to = h < 0 || h >= p.h ? from : most(from, least(end, p.w));
+    const int64_t from = least(end, most(w, 0)), to = h < 0 || h >= p.h ? from : most(from, least(end, p.w));
     out = append_zeros(out, (from - w) * p.c);
     if (x.pixel == p.c) {
       out = append(out, at<const T>(x, n, 0, h, from), (to - from) * p.c);

@@ -69,7 +69,8 @@ bool Plan::can_strip(const Step& step) const {
     const ConvProblem& p = c->problem;
     if (p.d != 1 || p.z != 1 || p.t != 1 || p.transposed) return false;
     const std::string name = c->kernel->name;
-    return name == "conv_depthwise" || (c->kernel->bf16 && p.r * p.s == 1) || (name == "conv_direct" && p.groups == 1 && (p.r * p.s == 1 || (p.c < 16 && p.dil_w == 1)));
+    return name == "conv_depthwise" || (c->kernel->bf16 && p.r * p.s == 1) ||
+           (name == "conv_direct" && p.groups == 1 && (p.r * p.s == 1 || (p.c < 16 && p.dil_w == 1)));
   }
   if (const auto* c = std::get_if<1>(&step.call)) {
     const PoolProblem& p = c->problem;

@@ -38,13 +38,13 @@ class Case:
     exact: bool
     training: bool = False  # a gradient; then the result may be one for the batch
 
-    def run(self, dtype: str, kernel: str = "") -> tuple[Any, list[np.ndarray]]:
+    def run(self, dtype: str, kernel: str = "", bf16: bool = False) -> tuple[Any, list[np.ndarray]]:
         """The plan in that type, and its outputs."""
 
         def cast(array: np.ndarray) -> np.ndarray:
             return np.ascontiguousarray(array, dtype)
 
-        plan = _core.Plan(dtype=dtype, training=self.training)
+        plan = _core.Plan(dtype=dtype, training=self.training, bf16=bf16)
         ids = [plan.input(array.shape[1:]) for array in self.inputs]
         plan.finish([self.build(plan, ids, cast, kernel)])
         return plan, plan.run([cast(array) for array in self.inputs])
@@ -66,6 +66,7 @@ def run(count: int = 400, seed: int = 0, progress: Callable[[str, int, int], Non
         for isa in _core.isas():
             _core.set_isa(isa)
             forced: dict[str, list[str]] = {"conv": [], "conv_weight": []}
+            bf16_rows = {row["name"] for row in _core.kernels() if row["bf16"]}  # small integers are exact there, too
             for row in _core.kernels():  # the reference is the same code for all
                 if row["isa"] == isa and row["family"] in forced and not (checks and row["name"].endswith("_ref")):
                     forced[row["family"]].append(row["name"])
@@ -73,7 +74,7 @@ def run(count: int = 400, seed: int = 0, progress: Callable[[str, int, int], Non
             for done, (case, want) in enumerate(cases):
                 for kernel in ["", *forced.get(case.family, ())]:
                     try:
-                        plan, (got,) = case.run("float32", kernel)
+                        plan, (got,) = case.run("float32", kernel, kernel in bf16_rows)
                     except Unsupported:
                         if kernel:
                             continue  # a kernel may refuse; without a name one must accept

@@ -35,7 +35,8 @@ Row = tuple[str, str]  # kernel, ISA
 ROWS: list[Row] = [
     (k["name"], k["isa"])
     for k in _core.kernels()
-    if k["family"] == "conv" and not k["bf16"]
+    if k["family"] == "conv"
+    and not k["bf16"]
     and not k["name"].startswith("conv_dense")
     and (not k["name"].endswith("_ref") or k["isa"] == _core.isas()[0])
 ]

@@ -62,8 +62,8 @@ def bf16_network_bound(want: np.ndarray) -> np.ndarray:
     return np.full(want.shape, 8 * U_BF16 * float(np.abs(want).max(initial=0.0)))
 
 
-# Winograd's F(m x m, r x r) by Cook and Toom: products of polynomials from their values at m + r - 2 points and infinity
-# (Barabasz et al. 2020, arXiv:1803.10986, sec. 2). y = A' [(G w G') * (B' x B)] A for a tile.
+# Winograd's F(m x m, r x r) by Cook and Toom: products of polynomials from their values at m + r - 2 points and at
+# infinity (Barabasz et al. 2020, arXiv:1803.10986, sec. 2). y = A' [(G w G') * (B' x B)] A for a tile.
 _POINTS = {"conv_winograd": (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2), "conv_winograd2": (0, 1, -1)}
 _POINTS["conv_winograd4"] = _POINTS["conv_winograd5"] = _POINTS["conv_winograd"]
 

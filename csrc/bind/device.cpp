@@ -98,7 +98,8 @@ class DevicePlan {
       std::visit(
           [&](const auto& call) {
             using Kind = std::decay_t<decltype(call)>;  // strips and gradients are never recorded
-            if constexpr (!std::is_same_v<Kind, std::shared_ptr<const Plan::Strips>> && !std::is_same_v<Kind, std::shared_ptr<const Plan::Training>>)
+            if constexpr (!std::is_same_v<Kind, std::shared_ptr<const Plan::Strips>> &&
+                          !std::is_same_v<Kind, std::shared_ptr<const Plan::Training>>)
               step.problem = &call.problem;
           },
           s.call);

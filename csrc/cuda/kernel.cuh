@@ -43,7 +43,7 @@ struct Context {
   const Device* device;
   // The largest power of two, 16 at most, that divides a tensor's address and all its strides, in bytes. 16 = vectors and TMA are possible.
   int x_align, y_align, residual_align;
-  bool x_flat = true;                    // all pixels of all images of x are one list, x.pixel elements apart
+  bool x_flat = true;  // all pixels of all images of x are one list, x.pixel elements apart
   bool y_flat = true, residual_flat = true;
   int64_t x_channel = 1, y_channel = 1;  // of MoveArgs
 };

@@ -213,7 +213,8 @@ std::shared_ptr<const Plan::Choices> Plan::choose(int64_t images, const std::vec
   std::vector<int64_t> key{images};
   for (const Step& s : steps_) {
     const Context ctx = context(s, images, places);
-    key.push_back(ctx.x_align | ctx.residual_align << 8 | ctx.y_align << 16 | ctx.x_flat << 24 | ctx.y_flat << 25 | ctx.residual_flat << 26);
+    key.push_back(ctx.x_align | ctx.residual_align << 8 | ctx.y_align << 16 | ctx.x_flat << 24 | ctx.y_flat << 25 |
+                  ctx.residual_flat << 26);
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   auto& slot = choices_[key];

@@ -593,8 +593,7 @@ void Plan::run(int64_t n, const std::vector<External>& inputs, const std::vector
         places[r] = {owner[r] >= 0 ? static_cast<char*>(outputs[owner[r]])
                                    : memory->arena.data() + (arena_elements_ * images + root.offset) * element_bytes_,
                      0};
-      else if (owner[r] >= 0)
-        places[r] = {static_cast<char*>(outputs[owner[r]]) + first * root.size * bytes_of(root), root.size};
+      else if (owner[r] >= 0) places[r] = {static_cast<char*>(outputs[owner[r]]) + first * root.size * bytes_of(root), root.size};
       else places[r] = {memory->arena.data() + root.offset * images * element_bytes_, root.size};
     }
     for (size_t i = 0; i < inputs.size(); ++i) {

@@ -107,7 +107,7 @@ class Plan {
     double tuned_us = 0;  // what the table in use says; 0: nothing
   };
 
-  struct Kind {  // of plan
+  struct Kind {             // of plan
     bool float64 = false;   // on the reference kernels
     bool exact = false;     // no algorithm that changes the rounding beyond the order of sums
     bool lean = false;      // no enlarged weights
@@ -226,7 +226,7 @@ class Plan {
     std::shared_ptr<Parameter> parameter{};  // whose packed form `weights` is; of a recorded convolution
     std::shared_ptr<Packed> packed{};
     Form form = Form::kForward;  // of a trainable weight, which is packed when the step runs
-    std::string forced{};  // recorded: the row the caller asked for
+    std::string forced{};        // recorded: the row the caller asked for
   };
   // Row-local steps run strip by strip: rows of each intermediate result live in a thread's buffer, never in the arena (strips.cpp).
   struct Strips {

@@ -217,7 +217,14 @@ class Lowering:
     """Walks the nodes once and appends their steps to a plan."""
 
     def __init__(
-        self, graph: Graph, dtype: str, exact: bool, lean: bool, cache: ParameterCache, record: bool = False, bf16: bool = False
+        self,
+        graph: Graph,
+        dtype: str,
+        exact: bool,
+        lean: bool,
+        cache: ParameterCache,
+        record: bool = False,
+        bf16: bool = False,
     ):
         self.graph, self.dtype, self.cache = graph, np.dtype(dtype), cache
         self.plan = self.make_plan(dtype, exact, lean, record=record, bf16=bf16)

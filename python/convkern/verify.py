@@ -490,7 +490,7 @@ def _resize_gradient(rng: np.random.Generator) -> Case:
 class _Update(Case):
     """An optimizer's step, which is no plan: the first input moves by the second."""
 
-    def run(self, dtype: str, kernel: str = "") -> tuple[Any, list[np.ndarray]]:
+    def run(self, dtype: str, kernel: str = "", bf16: bool = False) -> tuple[Any, list[np.ndarray]]:
         return _Updated(dtype), _Updated(dtype).run(self.inputs)
 
 

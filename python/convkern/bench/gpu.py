@@ -201,8 +201,8 @@ def network(
     images = [x.permute(0, 3, 1, 2) for x in nhwc]
 
     class OnDevice(TorchGraph):
-        def _tensor(self, array: np.ndarray) -> Any:
-            return super()._tensor(array).to(clock.name, kind)
+        def _tensor(self, array: np.ndarray, param: Any) -> Any:
+            return super()._tensor(array, param).to(clock.name, kind)
 
     eager = torch.inference_mode()(OnDevice(graph, torch.channels_last))
     contestants: dict[str, Call] = {"convkern": ours(runner, arrays), "torch": lambda i: eager(images[i % count])}

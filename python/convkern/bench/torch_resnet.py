@@ -108,7 +108,7 @@ def run(n: int, threads: int, seconds: float = 1.0, rounds: int = harness.ROUNDS
             results = {name: call(0) for name, call in contestants.items()}
             want = results["contiguous"]
             error = max(float((y - want).abs().max() / want.abs().max()) for y in results.values())
-            if not error <= TOLERANCE:
+            if not error <= TOLERANCE["float32"]:
                 raise ConvkernError(f"ResNet-50: results differ by {error:.1e} of the largest output")
             timings = harness.interleave(contestants, seconds, rounds)
     finally:

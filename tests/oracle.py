@@ -260,6 +260,9 @@ def _one_odd_conv(rng: np.random.Generator, kind: str) -> Conv | None:
     elif kind == "resnext":
         groups = _pick(rng, (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33))
         c = k = groups * _pick(rng, (2, 4, 8))
+    elif kind == "spread":  # transposed: depthwise, or to few channels
+        c = _pick(rng, _CHANNELS)
+        groups, k = (c, c) if rng.integers(2) else (1, int(rng.integers(1, 5)))
     elif kind == "square":
         c, k = _pick(rng, (16, 32, 33, 40, 47, 48, 63, 64)), _pick(rng, (16, 17, 24, 31))
     else:
@@ -273,17 +276,18 @@ def _one_odd_conv(rng: np.random.Generator, kind: str) -> Conv | None:
     stride, dilation = triple((1, 1, 1, 2, 3, 4), 1), triple((1, 1, 1, 2, 3), 1)
     pad_lo, pad_hi = triple((0, 0, 1, 1, 2, 3), 0), triple((0, 0, 1, 1, 2, 3), 0)
     extra = ZERO
-    if kind == "transposed":
+    transposed = kind in ("transposed", "spread")
+    if transposed:
         e = tuple(0 if i < off else int(rng.integers(max(stride[i], dilation[i]))) for i in range(3))
         extra = e[0], e[1], e[2]
-    problem = Conv(*size, c, k, *window, stride, pad_lo, pad_hi, dilation, groups, kind == "transposed", extra)
-    if kind == "transposed":
+    problem = Conv(*size, c, k, *window, stride, pad_lo, pad_hi, dilation, groups, transposed, extra)
+    if transposed:
         return problem if min(problem.y_shape) >= 1 else None
     fits = all(n + lo + hi >= d * (r - 1) + 1 for n, lo, hi, d, r in zip(size, pad_lo, pad_hi, dilation, window))
     return problem if fits else None
 
 
-CONV_KINDS = ("dense", "pointwise", "square", "depthwise", "grouped", "resnext", "transposed")
+CONV_KINDS = ("dense", "pointwise", "square", "depthwise", "grouped", "resnext", "transposed")  # and "spread"
 
 
 def odd_convs(count: int, seed: int = 0, kinds: tuple[str, ...] = CONV_KINDS) -> list[Conv]:

@@ -147,13 +147,13 @@ def odd_data(
 
 
 SMALL = Conv(1, 5, 5, 8, 8, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1))
-ODD = [*oracle.CORNER_CONVS, *oracle.odd_convs(300)]
+ODD = [*oracle.CORNER_CONVS, *oracle.odd_convs(300), *oracle.odd_convs(60, kinds=("spread",))]
 
 
 @functools.cache
 def few(algo: str, isa: str) -> list[Conv]:
     """Some odd problems that a row accepts: reading, writing and the epilogue do not need all of them."""
-    mixed = [*oracle.CORNER_CONVS[3:], *oracle.odd_convs(175, seed=1)]
+    mixed = [*oracle.CORNER_CONVS[3:], *oracle.odd_convs(175, seed=1), *oracle.odd_convs(20, 1, kinds=("spread",))]
     found = [p for p in mixed if accepted(algo, p, np.zeros(p.w_shape, "f4"))][:20]
     assert len(found) >= 4, f"{algo} accepts hardly anything"
     return found
@@ -227,8 +227,11 @@ def test_every_count_of_channels(row: str) -> None:
     for c in range(1, 71):
         shapes = [(c, (c * 29) % 70 + 1, 1, 3), ((c * 37) % 70 + 1, c, 1, 3), (c, 71 - c, 1, 5)]
         shapes += [(c, c * m, c, 3) for m in (1, 2, 3)] + [(c, c, c // m, 3) for m in (2, 4, 8) if c % m == 0]
-        for c_in, k, groups, r in shapes:
-            problem = Conv(1, 3, 5, c_in, k, 1, r, r, pad_lo=(0, 2, 1), pad_hi=(0, 1, 2), groups=groups)
+        pads = dict(pad_lo=(0, 2, 1), pad_hi=(0, 1, 2))
+        problems = [Conv(1, 3, 5, c_in, k, 1, r, r, groups=groups, **pads) for c_in, k, groups, r in shapes]
+        for k, groups in ((c, c), (c % 4 + 1, 1)):
+            problems.append(Conv(1, 3, 4, c, k, 1, 3, 3, (1, 2, 2), groups=groups, transposed=True, **pads))
+        for problem in problems:
             data = odd_data(problem, 2)
             if (plan_exact := accepted(row, problem, data.w, data.bias)) is None:
                 continue

@@ -44,8 +44,10 @@ _ACT = _struct("Activation", "kind a b", kind=ctypes.c_int32, a=ctypes.c_double,
 _PROBLEM = _struct(
     "ConvProblem",
     "d h w c z p q k t r s stride_d stride_h stride_w pad_d_lo pad_h_lo pad_w_lo pad_d_hi pad_h_hi pad_w_hi "
-    "dil_d dil_h dil_w groups transposed exact lean residual act",
-    **dict.fromkeys(("transposed", "exact", "lean", "residual"), ctypes.c_int32),
+    "dil_d dil_h dil_w groups transposed exact lean residual training swapped bf16 x_bf16 y_bf16 residual_bf16 act",
+    **dict.fromkeys(
+        "transposed exact lean residual training swapped bf16 x_bf16 y_bf16 residual_bf16".split(), ctypes.c_int32
+    ),
     act=_ACT,
 )
 _DEVICE = _struct(
@@ -208,7 +210,7 @@ def described(
     """The ConvProblem and the Context of a convolution; pitches: elements between the pixels of x and of y."""
     kind = ACTS.index("clamp" if act[0] in ("relu", "relu6") else act[0])
     geometry = (c.t, c.r, c.s, *c.stride, *c.pad_lo, *c.pad_hi, *c.dilation, c.groups, int(c.transposed))
-    problem = _PROBLEM(*c.x_shape, *c.y_shape, *geometry, 0, 0, int(residual), _ACT(kind, *act[1:]))
+    problem = _PROBLEM(*c.x_shape, *c.y_shape, *geometry, 0, 0, int(residual), act=_ACT(kind, *act[1:]))
     x, y = pitches or (c.c, c.k)
     size = 2 if precision in ("f16", "bf16") else 4
     bits = [pitch * size | offset | 16 for pitch in (x, y, y)]

@@ -33,6 +33,7 @@ def rows(family: str) -> list[tuple[str, str]]:
         for k in _core.kernels()
         if k["family"] == family
         and k["name"] not in LARGE
+        and not k["bf16"]  # for inference
         and (k["name"] not in REFERENCES or k["isa"] == _core.isas()[0])
     ]
 

@@ -89,6 +89,7 @@ SHAPES: list[tuple[str, list[tuple[int, ...]], dict[str, Any], dict[str, Any], t
     ("rescale", [(4, 5, 3)], dict(scale=1 / 127.5, offset=-1.0), {}, (4, 5, 3)),
     ("rescale", [(4, 5, 3)], dict(scale=(1.0, 2.0, 3.0)), {}, (4, 5, 3)),
     ("identity", [(4, 5, 3)], {}, {}, (4, 5, 3)),
+    ("dropout", [(4, 5, 3)], dict(rate=0.5), {}, (4, 5, 3)),
 ]
 
 
@@ -105,8 +106,25 @@ def test_shapes(case: Any) -> None:
         assert y.shape == (2, *want)
 
 
+# Operators of training graphs that the compiler for inference refuses.
+TRAINING_SHAPES: list[tuple[str, list[tuple[int, ...]], dict[str, Any], tuple[int, ...]]] = [
+    ("loss", [(10,), (1,)], dict(kind="sparse"), (1,)),
+    ("loss", [(4, 5, 3), (4, 5, 3)], dict(kind="squared"), (4, 5, 1)),
+]
+
+
+@pytest.mark.parametrize("case", TRAINING_SHAPES, ids=lambda case: case[0])
+def test_training_shapes(case: Any) -> None:
+    op, inputs, attrs, want = case
+    assert infer_shape(op, inputs, attrs, {}) == want
+    graph = Graph()
+    graph.outputs.append(graph.add(op, [graph.input(shape) for shape in inputs], attrs, {}))
+    with pytest.raises(Unsupported, match=op):
+        compile(graph)
+
+
 def test_every_operator_has_a_shape_test() -> None:
-    assert {case[0] for case in SHAPES} == set(_RULES)
+    assert {case[0] for case in (*SHAPES, *TRAINING_SHAPES)} == set(_RULES)
 
 
 REFUSED: list[tuple[str, list[tuple[int, ...]], dict[str, Any], dict[str, Any], str]] = [

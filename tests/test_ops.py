@@ -24,7 +24,7 @@ from oracle import integers, reals
 from tolerance import assert_exact, assert_within, for_dtype
 
 DTYPES = ("float32", "float64")
-EVERYTHING = sorted(ops.__all__)
+EVERYTHING = sorted(name for name in ops.__all__ if name != "grad")  # a module: test_grad.py
 
 
 def t64(array: np.ndarray | None) -> torch.Tensor | None:

@@ -78,7 +78,8 @@ Plan::Plan(const Kind& kind)
       bf16_(kind.bf16 ? ck::bf16() : Bf16::kOff),
       table_(kind.float64 ? reference64() : table()) {
   if (record_ && training_) unsupported("a recorded plan trains nothing: gradients run on the CPU");
-  if (kind.bf16 && (kind.float64 || record_ || training_)) unsupported("bfloat16 on the CPU is for inference, with float32 sums");
+  if (kind.bf16 && (kind.float64 || record_ || training_))
+    unsupported("bfloat16 is for inference with float32 sums: no plan of float64, of a device or of training has it");
   if (kind.bf16 && bf16_ == Bf16::kOff)
     unsupported("bfloat16 needs a CPU with AVX512_BF16; this one is used as " + std::string(table_.isa) +
                 (std::string(table_.isa) == "avx512" ? " without it" : ""));
@@ -224,6 +225,7 @@ void Plan::use_weight(Step& step, const std::shared_ptr<Parameter>& weight, Form
   }
   step.weights = std::shared_ptr<const Buffer>(step.packed, &step.packed->memory);
   infos_.back().packed = step.weights->bytes();
+  if (!training_) step.parameter = nullptr, step.packed = nullptr;  // the plan lives on what is packed, the caller's array may go
 }
 
 void Plan::check_vector(int t, int64_t size, const char* what) const {

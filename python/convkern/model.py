@@ -495,10 +495,11 @@ class Model(Layer):
 
     @staticmethod
     def _checked_precision(value: str, device: str | None) -> str:
-        from . import device as devices
         from .compiler import CPU_PRECISIONS
 
         if device is not None:
+            from . import device as devices
+
             return devices.check_precision(value)
         if value not in CPU_PRECISIONS:
             raise Unsupported(f"precision={value!r} on the CPU; want one of {', '.join(CPU_PRECISIONS)}")

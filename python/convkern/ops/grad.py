@@ -90,7 +90,7 @@ def _conv_input(
     shape = _in_shape(op, im, input_size, rank, layout)
     plan = _plan(dy.dtype)
     source = plan.input(im.ndhwc.shape[1:])
-    parameter = _core.Parameter(_relaid(w, g["groups"], transposed))
+    parameter = _core.Parameter(np.ascontiguousarray(_relaid(w, g["groups"], transposed)))
     dx = plan.conv_backward_data(source, parameter, shape, transposed=transposed, label=op, **g)
     plan.finish([dx])
     return im.restore(plan.run([im.ndhwc], threads, im.channels_first_memory)[0])

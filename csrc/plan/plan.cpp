@@ -403,6 +403,7 @@ void Plan::finish(const std::vector<int>& outputs) {
     count_uses(outputs);
   }
   if (bf16_ != Bf16::kOff) store_bf16();
+  else if (!lean_) spread_pixels();
   plan_arena();
   block_ = steps_.size() <= 1 || training_ ? int64_t{1} << 40 : kBlockImages;
   finished_ = true;

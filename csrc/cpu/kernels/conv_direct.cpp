@@ -19,7 +19,7 @@ namespace ck {
 namespace CK_ISA {
 namespace {
 
-constexpr int64_t kFewTiles = 4;  // of an image (across: of the batch) that share what is read of the weights
+constexpr int64_t kFewTiles = 6;  // of the batch: the weights come from memory as fast as they are used
 
 enum class Mode { kFlat, kRows, kTransposed };
 
@@ -73,6 +73,7 @@ CK_INLINE TileFn first_tile_fn(int vecs, int pixels, int64_t width, int64_t pitc
 struct Shape {
   Mode mode;
   bool across;         // tiles run across images
+  bool few;            // 
   int64_t pixels;      // flat: outputs of one image; rows, transposed: outputs of one row (of one residue)
   int64_t tile;        // pixels of the largest tile: the smallest kTile of the panels in use
   int64_t tiles;       // of one image (across: of the batch)
@@ -83,18 +84,18 @@ struct Shape {
   Split split;
 };
 
+CK_INLINE int64_t apart(const Shape& s) { return s.entries == 1 ? 512 : 1024; }
+
 CK_INLINE Shape shape_of(const ConvProblem& p, int64_t images) {
   Shape s;
   const int64_t c_group = p.c / p.groups;
-  s.split = split_of(p);
   s.mode = p.transposed ? Mode::kTransposed : (p.groups == 1 && p.c < 16 && p.dil_w == 1 && p.s > 1) ? Mode::kRows : Mode::kFlat;
   s.across = s.mode == Mode::kFlat && p.z * p.p * p.q < kTilePixels;
   // A last panel of three vectors takes narrower tiles; its outputs are the same bits, so the tile may be split there.
   s.tile = kTilePixels;
   s.entries = s.mode == Mode::kRows ? p.t * p.r : p.t * p.r * p.s;
   s.c = s.mode == Mode::kRows ? p.s * c_group : c_group;
-  const int64_t apart = s.entries == 1 ? 512 : 1024;
-  s.staged = s.mode == Mode::kFlat && !s.across && p.groups == 1 && kTilePixels > 8 && p.c % kLanes == 0 && p.c * p.stride_w % apart == 0;
+  s.staged = s.mode == Mode::kFlat && !s.across && p.groups == 1 && kTilePixels > 8 && p.c % kLanes == 0 && p.c * p.stride_w % apart(s) == 0;
   s.row_floats = s.mode == Mode::kRows ? ((s.tile - 1) * p.stride_w + p.s) * p.c : s.staged ? c_group + kLanes : 0;
   if (s.mode == Mode::kFlat) {
     s.pixels = p.z * p.p * p.q * (s.across ? images : 1);
@@ -104,6 +105,8 @@ CK_INLINE Shape shape_of(const ConvProblem& p, int64_t images) {
     s.pixels = (p.q + step - 1) / step;
     s.tiles = p.z * p.p * step * ((s.pixels + s.tile - 1) / s.tile);
   }
+  s.few = s.mode == Mode::kFlat && (s.across ? s.tiles : images * s.tiles) <= kFewTiles;
+  s.split = split_of(p, s.few ? l2_bytes / 8 : l2_bytes * 5 / 8);
   return s;
 }
 
@@ -124,7 +127,7 @@ CK_INLINE int64_t scratch_layout(const ConvProblem& p, const Shape& s, char* at,
     out->tap = reinterpret_cast<int32_t*>(at + zeros + 2 * table);
     out->rows = reinterpret_cast<float*>(at + zeros + 2 * table + taps);
   }
-  return zeros + 2 * table + taps + align64(s.row_floats * 4 * (s.staged ? s.tile * s.entries : p.t * p.r));
+  return zeros + 2 * table + taps + align64(s.row_floats * 4 * (s.staged ? s.tile * s.entries * (s.few ? s.tiles : 1) : p.t * p.r));
 }
 
 // Pointers of the window rows of outputs (z, row, q .. q + count): see the header, few channels.
@@ -184,9 +187,15 @@ CK_INLINE int64_t point_transposed(const ConvProblem& p, const View& x, int64_t 
   return entries;
 }
 
+// Which weights a task fetches while it works: its own (nobody fetched them before), or those that will be read `next` floats behind them.
+struct Fetch {
+  bool cold = false;
+  int64_t next = 0, tile = 0, tiles = 0;
+};
+
 // All panels [first, last) of one tile. `x` is a table of s.tile-wide rows made for `count` pixels.
 CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a, int64_t first, int64_t last, int count, int64_t entries,
-                        float* y, int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch, int64_t ahead) {
+                        float* y, int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch, int64_t ahead, const Fetch& fetch) {
   const int64_t c_group = p.c / p.groups, rows = taps_of(p) * c_group;
   const Panels& panels = s.split.panels;
   const float* weights = static_cast<const float*>(a.weights);
@@ -208,8 +217,9 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
            least(vecs * kLanes, panels.group_k - k_first),
            &p.act};
     t.x_channel = g * c_group;
-    if (s.tiles <= kFewTiles) t.w_ahead = kWeightsAhead;
-    if (ahead && i - first < 7) t.ahead = ahead + (i - first) * 8 * s.c;
+    t.ahead = ahead && i - first < 7 ? ahead + (i - first) * kFetch / kChunk * s.c : 0;
+    if (fetch.cold) t.fetch = t.w + kWeightsAhead, t.fetch_all = true;
+    else if (fetch.next) fetch_share(t, t.w + fetch.next, vecs * kLanes * rows, fetch.tile, fetch.tiles);
     if (count <= kTile[vecs]) {
       const TileFn first = s.mode == Mode::kRows ? first_tile_fn(vecs, count, s.c, p.stride_w * p.c) : nullptr;
       (first ? first : tile_fn(vecs, count))(t);
@@ -232,6 +242,7 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
 
 void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first, int64_t last, void* memory) {
   const Shape s = shape_of(p, images);
+  const bool staged = s.staged && a.x.pixel * p.stride_w % apart(s) == 0;
   Scratch scratch;
   scratch_layout(p, s, static_cast<char*>(memory), &scratch);
   for (int64_t c = 0; c < p.c; ++c) scratch.zeros[c] = 0.f;
@@ -246,14 +257,22 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
       const int count = static_cast<int>(s.pixels * (in_image + 1) / s.tiles - m);
       const int64_t entries = point_flat(p, s.across, a.x, n, m, count, table);
       // The next tile's pixels follow this one's, if the filter leaves none out.
-      int64_t ahead = p.stride_w <= p.s ? count * p.stride_w * a.x.pixel : 0;
-      if (s.staged && entries)
-        for (int64_t i = 0; i < entries * count; ++i) {
-          float* row = scratch.rows + i * s.row_floats;
-          for (int64_t c = 0; c < s.c; c += kLanes) store(row + c, load(scratch.x[i] + c));
+      int64_t ahead = p.stride_w <= p.s && !s.few ? count * p.stride_w * a.x.pixel : 0;
+      if (staged && entries) {
+        float* row = scratch.rows + (s.few ? in_image * s.tile * s.entries * s.row_floats : 0);
+        const bool done = s.few && images == 1 && task - tiles >= first;
+        for (int64_t i = 0; i < entries * count; ++i, row += s.row_floats) {
+          if (!done)
+            for (int64_t c = 0; c < s.c; c += kLanes) store(row + c, load(scratch.x[i] + c));
           if (i == 0 && ahead) ahead = s.entries == 1 ? ahead + (scratch.x[0] - row) : 0;
           scratch.x[i] = row;
         }
+      }
+      Fetch fetch;
+      if (s.few) {
+        fetch.cold = task == first || tiles == 1;
+        if (task + tiles < last) fetch.next = (panel_to - panel_from) * 2 * kLanes * taps_of(p) * (p.c / p.groups), fetch.tile = tile, fetch.tiles = tiles;
+      }
       // Within an image the pixels of y are evenly spaced; across images only if the images are (they are one pixel or dense).
       const int64_t image = p.z * p.p * p.q;
       if (!s.across || a.y.image == image * a.y.pixel) {
@@ -263,7 +282,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
           if (a.residual.data)
             residual = s.across ? static_cast<const float*>(a.residual.data) + m * a.residual.pixel
                                 : at<float>(a.residual, n, 0, 0, 0) + m * a.residual.pixel;
-          multiply(p, s, a, panel_from, panel_to, count, entries, y, a.y.pixel, residual, a.residual.pixel, scratch, ahead);
+          multiply(p, s, a, panel_from, panel_to, count, entries, y, a.y.pixel, residual, a.residual.pixel, scratch, ahead, fetch);
           continue;
         }
       }
@@ -271,7 +290,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
         const int64_t at_n = (m + i) / image, at_m = (m + i) % image;
         const int64_t e = point_flat(p, true, a.x, 0, m + i, 1, table);
         multiply(p, s, a, panel_from, panel_to, 1, e, at<float>(a.y, at_n, 0, 0, 0) + at_m * a.y.pixel, 0,
-                 a.residual.data ? at<float>(a.residual, at_n, 0, 0, 0) + at_m * a.residual.pixel : nullptr, 0, scratch, 0);
+                 a.residual.data ? at<float>(a.residual, at_n, 0, 0, 0) + at_m * a.residual.pixel : nullptr, 0, scratch, 0, Fetch{});
       }
       continue;
     }
@@ -289,7 +308,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
                                                   : point_transposed(p, a.x, n, z, row, q, count, scratch);
     multiply(p, s, a, panel_from, panel_to, count, entries, at<float>(a.y, n, z, row, q), step * a.y.pixel,
              a.residual.data ? at<float>(a.residual, n, z, row, q) : nullptr, step * a.residual.pixel, scratch,
-             s.mode == Mode::kRows ? count * p.stride_w * p.c : 0);
+             s.mode == Mode::kRows ? count * p.stride_w * p.c : 0, Fetch{});
   }
 }
 

@@ -21,14 +21,15 @@ namespace CK_ISA {
 namespace {
 
 constexpr int kPixels = 7;
-constexpr int64_t kBlockRows = 8, kBlockVecs = 16;
+constexpr int64_t kBlockRows = 8, kBlockBytes = 24 << 10;
 
 struct Layout {
   int64_t vecs, blocks, row_blocks;
 };
 CK_INLINE Layout layout_of(const ConvProblem& p) {
   const int64_t vecs = (p.k + kLanes - 1) / kLanes;
-  return {vecs, (vecs + kBlockVecs - 1) / kBlockVecs, (p.p + kBlockRows - 1) / kBlockRows};
+  const int64_t block = least(16, most(4, kBlockBytes / (p.r * p.w * kLanes * 4)));  // whose input rows stay in the first-level cache
+  return {vecs, (vecs + block - 1) / block, (p.p + kBlockRows - 1) / kBlockRows};
 }
 
 // The taps (t, r) of one output row that fall inside the input: offsets of the input row and of the filter row.
@@ -132,8 +133,8 @@ void run_width(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t l
   for (int64_t task = first; task < last; ++task) {
     const int64_t block = task % l.blocks, rows = task / l.blocks % l.row_blocks, z = task / (l.blocks * l.row_blocks) % p.z,
                   n = task / (l.blocks * l.row_blocks * p.z);
-    const int64_t k_first = block * kBlockVecs * kLanes, k_last = least(p.k, k_first + kBlockVecs * kLanes);
-    for (int64_t prow = rows * kBlockRows; prow < least(p.p, (rows + 1) * kBlockRows); ++prow) {
+    const int64_t k_first = l.vecs * block / l.blocks * kLanes, k_last = least(p.k, l.vecs * (block + 1) / l.blocks * kLanes);
+    for (int64_t prow = p.p * rows / l.row_blocks; prow < p.p * (rows + 1) / l.row_blocks; ++prow) {
       if constexpr (kS == 0) {
         for (int64_t k = k_first; k < k_last; k += kLanes) {
           if (p.k - k >= kLanes) generic_row(p, a, n, z, prow, k, kLanes, Full{});

@@ -19,7 +19,7 @@ namespace ck {
 namespace CK_ISA {
 namespace {
 
-constexpr int64_t kMaxGroup = 4;
+constexpr int64_t kMaxGroup = 4, kMaxBlock = 128;
 
 // A tile has kIn x kIn inputs and kOut x kOut outputs; filters are kIn + 1 - kOut wide.
 constexpr float kP = 0.625f, kQ = 1.5f, kP2 = kP * kP, kQ2 = kQ * kQ;  // the points, exact
@@ -46,7 +46,7 @@ CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
   const int64_t bytes = kIn * kIn * p.c * l.panels.vecs * kLanes * 4;
   l.far = bytes > l2_bytes / 2;
   const bool large = bytes > 2 * l2_bytes;
-  l.block = least(images * l.tiles, (large ? 4 : 2) * kMaxTile);
+  l.block = least(images * l.tiles, !large ? 2 * kMaxTile : kIn == 4 ? kMaxBlock : 4 * kMaxTile);
   l.blocks = (images * l.tiles + l.block - 1) / l.block;
   l.group = !large ? 1 : l.blocks * l.panels.count < 32 ? kMaxGroup / 2 : kMaxGroup;
   l.groups = (l.panels.count + l.group - 1) / l.group;
@@ -255,7 +255,7 @@ double cost(const ConvProblem& p) {
 
 template <int kIn, int kOut>
 int64_t scratch_bytes(const ConvProblem& p) {
-  const Layout l = layout_of<kIn, kOut>(p, 4 * kMaxTile);  // blocks are as large as they get
+  const Layout l = layout_of<kIn, kOut>(p, kMaxBlock);  // blocks are as large as they get
   return align64(kIn * kIn * l.block * (l.stride + (2 * l.group + 1) * kLanes) * 4);
 }
 

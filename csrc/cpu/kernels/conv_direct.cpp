@@ -34,7 +34,7 @@ void first_tile(const Tile& t) {
     for (int j = 0; j < kVecs; ++j) acc[i][j] = splat(0.f);
   if (t.ahead) fetch_outputs<kPixels, kVecs>(t);
   for (int64_t e = 0; e < t.entries; ++e) {
-    const float* x = t.x[e * kPixels];
+    const float* x = t.x[e];
     const float* w = t.w + t.tap[e] * kWidth * kVecs * kLanes;
     __builtin_prefetch(x + t.ahead, 0, 2);
     __builtin_prefetch(x + t.ahead + 16, 0, 2);
@@ -55,10 +55,10 @@ void first_tile(const Tile& t) {
   finish(t, acc);
 }
 
-// Its instance for a window row of `width` floats and outputs `pitch` floats apart, or null.
-CK_INLINE TileFn first_tile_fn(int vecs, int pixels, int64_t width, int64_t pitch) {
+// Its instance for panels of two vectors, a window row of `width` floats and outputs `pitch` floats apart, or null.
+CK_INLINE TileFn first_tile_fn(int pixels, int64_t width, int64_t pitch) {
   constexpr int kFull = kTile[2];
-  if (vecs != 2 || pixels < kFull - 1) return nullptr;
+  if (pixels < kFull - 1) return nullptr;
 #define CK_FIRST(w, p) \
   if (width == (w) && pitch == (p)) return pixels == kFull ? first_tile<kFull, 2, w, p> : first_tile<kFull - 1, 2, w, p>;
   CK_FIRST(9, 3)    // VGG, DenseNet for small images: 3x3
@@ -130,9 +130,9 @@ CK_INLINE int64_t scratch_layout(const ConvProblem& p, const Shape& s, char* at,
   return zeros + 2 * table + taps + align64(s.row_floats * 4 * (s.staged ? s.tile * s.entries * (s.few ? s.tiles : 1) : p.t * p.r));
 }
 
-// Pointers of the window rows of outputs (z, row, q .. q + count): see the header, few channels.
+// Pointers of the window rows of outputs (z, row, q .. q + count): see the header, few channels. `side_by_side`: of the first of them alone.
 CK_INLINE int64_t point_rows(const ConvProblem& p, const Shape& s, const View& x, int64_t n, int64_t z, int64_t row, int64_t q, int count,
-                             const Scratch& scratch) {
+                             bool side_by_side, const Scratch& scratch) {
   const int64_t w0 = q * p.stride_w - p.pad_w_lo, width = (count - 1) * p.stride_w + p.s;
   const bool inside = w0 >= 0 && w0 + width <= p.w && x.pixel == p.c;
   const int64_t from = most(0, -w0), to = most(from, least(width, p.w - w0));
@@ -159,7 +159,9 @@ CK_INLINE int64_t point_rows(const ConvProblem& p, const Shape& s, const View& x
         for (int64_t i = to * p.c; i < width * p.c; ++i) staged[i] = 0.f;
         base = staged;
       }
-      for (int i = 0; i < count; ++i) scratch.x[entries * count + i] = base + i * p.stride_w * p.c;
+      if (side_by_side) scratch.x[entries] = base;
+      else
+        for (int i = 0; i < count; ++i) scratch.x[entries * count + i] = base + i * p.stride_w * p.c;
       scratch.tap[entries++] = static_cast<int32_t>(t * p.r + r);
     }
   return entries;
@@ -193,15 +195,15 @@ struct Fetch {
   int64_t next = 0, tile = 0, tiles = 0;
 };
 
-// All panels [first, last) of one tile. `x` is a table of s.tile-wide rows made for `count` pixels.
+// All panels [first, last) of one tile; `first_tile` in place of the usual kernel. `x` is a table of s.tile-wide rows made for `count` pixels.
 CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a, int64_t first, int64_t last, int count, int64_t entries,
-                        float* y, int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch, int64_t ahead, const Fetch& fetch) {
+                        float* y, int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch, int64_t ahead, const Fetch& fetch, TileFn first_tile = nullptr) {
   const int64_t c_group = p.c / p.groups, rows = taps_of(p) * c_group;
   const Panels& panels = s.split.panels;
   const float* weights = static_cast<const float*>(a.weights);
   const float* bias = static_cast<const float*>(a.bias);
   for (int64_t i = first; i < last; ++i) {
-    const int64_t g = i / panels.count, j = i % panels.count;
+    const int64_t g = p.groups == 1 ? 0 : i / panels.count, j = i - g * panels.count;
     const int vecs = panel_width(panels, j);
     const int64_t k_first = panel_first(panels, j) * kLanes, k = g * panels.group_k + k_first;
     Tile t{scratch.x,
@@ -221,8 +223,7 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
     if (fetch.cold) t.fetch = t.w + kWeightsAhead, t.fetch_all = true;
     else if (fetch.next) fetch_share(t, t.w + fetch.next, vecs * kLanes * rows, fetch.tile, fetch.tiles);
     if (count <= kTile[vecs]) {
-      const TileFn first = s.mode == Mode::kRows ? first_tile_fn(vecs, count, s.c, p.stride_w * p.c) : nullptr;
-      (first ? first : tile_fn(vecs, count))(t);
+      (first_tile ? first_tile : tile_fn(vecs, count))(t);
       continue;
     }
     // A wider panel takes fewer pixels at a time: halves (or thirds) of the tile.
@@ -248,13 +249,23 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
   for (int64_t c = 0; c < p.c; ++c) scratch.zeros[c] = 0.f;
   const Table table{scratch.x, scratch.tap, scratch.zeros};
   const int64_t tiles = s.across ? s.tiles : images * s.tiles;
-  for (int64_t task = first; task < last; ++task) {
-    const int64_t super = task / tiles, tile = task % tiles;
-    const int64_t panel_from = s.split.total * super / s.split.supers, panel_to = s.split.total * (super + 1) / s.split.supers;
-    const int64_t n = s.across ? 0 : tile / s.tiles, in_image = s.across ? tile : tile % s.tiles;
+  int64_t super = first / tiles, tile = first % tiles;
+  int64_t n = s.across ? 0 : tile / s.tiles, in_image = s.across ? tile : tile % s.tiles;
+  int64_t pixel = s.pixels * in_image / s.tiles, panel_from = s.split.total * super / s.split.supers,
+          panel_to = s.split.total * (super + 1) / s.split.supers;
+  const auto advance = [&] {  // to the next task without divisions: a tile of few channels takes 300 cycles
+    ++tile;
+    if (++in_image < s.tiles) return;
+    in_image = pixel = 0;
+    if (++n < images && !s.across) return;
+    n = tile = 0, ++super;
+    panel_from = panel_to, panel_to = s.split.total * (super + 1) / s.split.supers;
+  };
+  for (int64_t task = first; task < last; ++task, advance()) {
     if (s.mode == Mode::kFlat) {
-      const int64_t m = s.pixels * in_image / s.tiles;
-      const int count = static_cast<int>(s.pixels * (in_image + 1) / s.tiles - m);
+      const int64_t m = pixel;
+      pixel = s.pixels * (in_image + 1) / s.tiles;
+      const int count = static_cast<int>(pixel - m);
       const int64_t entries = point_flat(p, s.across, a.x, n, m, count, table);
       // The next tile's pixels follow this one's, if the filter leaves none out.
       int64_t ahead = p.stride_w <= p.s && !s.few ? count * p.stride_w * a.x.pixel : 0;
@@ -304,11 +315,13 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
     const int count = static_cast<int>(pixels * (part + 1) / row_tiles - from);
     if (!count) continue;
     const int64_t q = residue + from * step;
-    const int64_t entries = s.mode == Mode::kRows ? point_rows(p, s, a.x, n, z, row, q, count, scratch)
+    const bool pairs = s.mode == Mode::kRows && s.split.panels.vecs % 2 == 0;
+    const TileFn first_tile = pairs ? first_tile_fn(count, s.c, p.stride_w * p.c) : nullptr;
+    const int64_t entries = s.mode == Mode::kRows ? point_rows(p, s, a.x, n, z, row, q, count, first_tile != nullptr, scratch)
                                                   : point_transposed(p, a.x, n, z, row, q, count, scratch);
     multiply(p, s, a, panel_from, panel_to, count, entries, at<float>(a.y, n, z, row, q), step * a.y.pixel,
              a.residual.data ? at<float>(a.residual, n, z, row, q) : nullptr, step * a.residual.pixel, scratch,
-             s.mode == Mode::kRows ? count * p.stride_w * p.c : 0, Fetch{});
+             s.mode == Mode::kRows ? count * p.stride_w * p.c : 0, Fetch{}, first_tile);
   }
 }
 

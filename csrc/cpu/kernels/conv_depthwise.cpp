@@ -10,6 +10,7 @@
 //
 //           widths 3, 5, 7 with stride 1, 2 undilated have their own loops; all other shapes one vector of one output at a time
 // Cost      2*NZPQK*TRS flop; 4*(x + w + y) bytes: bound by the caches, not by FMAs
+// Tried     fetching the next rows of x and y: the instructions cost more than they gain, most maps lie in the second-level cache (up to 40 %)
 // Refuses   transposed; C/G != 1
 // Source    Howard et al. 2017, arXiv:1704.04861, sec. 3.1
 #include "core/machine.h"
@@ -37,7 +38,6 @@ constexpr int kMaxEntries = 64;
 struct Row {
   int64_t x[kMaxEntries], w[kMaxEntries];
   int entries;
-  int64_t next;  // offset of the input row that the next output row will read first of all, or 0
 };
 
 template <class IO>
@@ -116,11 +116,6 @@ CK_INLINE void step(const ConvProblem& p, const ConvArgs& a, const Row& row, int
   const float* w = static_cast<const float*>(a.weights) + k * p.t * p.r * p.s;
   const float* x_n = at<const float>(a.x, n, 0, 0, 0) + k;
   const int64_t w0 = q * kStride - p.pad_w_lo;
-  if (row.next) {  // its lines and those of the next results, on the way
-    const float* next = x_n + row.next + w0 * a.x.pixel;
-    for (int j = 0; j < kPixels * kStride; ++j) __builtin_prefetch(next + j * a.x.pixel, 0, 2);
-    for (int i = 0; i < kPixels; ++i) __builtin_prefetch(y + a.y.row + i * a.y.pixel, 1, 2);
-  }
   if (count == kPixels && w0 >= 0 && w0 + (kPixels - 1) * kStride + kS <= p.w)
     pixels<kS, kStride, false>(p, a, row, x_n, w, q, kPixels, y, residual, bias, io);
   else
@@ -143,8 +138,6 @@ void run_width(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t l
       } else {
         Row row;
         row.entries = 0;
-        const int64_t h_next = (prow + 1) * p.stride_h - p.pad_h_lo + (p.r - 1) * p.dil_h;
-        row.next = p.z == 1 && h_next > 0 && h_next < p.h ? h_next * a.x.row : 0;
         for (int64_t t = 0; t < p.t; ++t)
           for (int64_t r = 0; r < p.r; ++r) {
             const int64_t d = source(z, t, p.stride_d, p.pad_d_lo, p.dil_d, p.d), h = source(prow, r, p.stride_h, p.pad_h_lo, p.dil_h, p.h);

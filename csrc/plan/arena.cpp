@@ -18,7 +18,10 @@ void Plan::spread_pixels() {
   for (int t : outputs_) owner[tensor(t).root] = -1;
   for (const Step& step : steps_) {
     const size_t kind = step.call.index();
-    if (kind != 0 && kind != 1 && kind != 6) each_tensor(step, [&](int t) { if (t >= 0) owner[tensor(t).root] = -1; });
+    if (kind != 0 && kind != 1 && kind != 6)
+      each_tensor(step, [&](int t) {
+        if (t >= 0) owner[tensor(t).root] = -1;
+      });
   }
   for (size_t r = 0; r < roots_.size(); ++r)
     if (owner[r] >= 0) {

@@ -264,7 +264,7 @@ CK_INLINE void gemm_pack(const ConvProblem& p, const void* weights, const void* 
 }
 
 // Panels are walked in super-panels that stay in the second-level cache while pixels stream past them: [super-panel][pixel tile][panel].
-// They hold the same number of panels where that is possible, so that a cut between threads halves the work.
+// They hold the same number of panels where a few more of them allow it, so that a cut between threads halves the work.
 struct Split {
   Panels panels;
   int64_t total;   // panels of all groups
@@ -276,8 +276,10 @@ CK_INLINE Split split_of(const ConvProblem& p, int64_t room) {
   s.panels = panels_of(p);
   s.total = p.groups * s.panels.count;
   const int64_t bytes = gemm_packed_bytes(p);
-  s.supers = (bytes + room - 1) / room;
-  while (s.supers < s.total && s.total % s.supers) ++s.supers;
+  const int64_t least = (bytes + room - 1) / room;
+  int64_t supers = least;
+  while (supers < least * 8 / 5 && s.total % supers) ++supers;
+  s.supers = s.total % supers ? least : supers;
   if (s.supers > s.total) s.supers = s.total;
   if (s.supers < 1) s.supers = 1;
   return s;

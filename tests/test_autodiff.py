@@ -156,6 +156,16 @@ def backward_ops(model, recompute=0):
     return [node.op for node in step.graph.nodes], step
 
 
+def test_trained_weights_are_packed_into_one_buffer(rng):
+    """No layer keeps packed copies of weights that change with every step: they would outweigh the weights."""
+    image = Input((8, 8, 16))
+    model = Model(image, L.Conv2D(16, 3)(L.Conv2D(32, 3, padding="same")(image)))
+    _, step = backward_ops(model)
+    step.run([rng.standard_normal((2, 8, 8, 16)).astype("f4")], [np.zeros((2, 6, 6, 16), "f4")])
+    assert sum(row["packed_bytes"] for row in step.plan.steps()) > 0
+    assert [live.packed.packed_bytes for live in step.live] == [0] * 4
+
+
 def test_only_what_is_needed_is_computed():
     image = Input((8, 8, 3))
     x = L.Conv2D(4, 3)(image)

@@ -21,6 +21,12 @@ constexpr int64_t kWidth = 2 * kLanes;                               // of a pan
 
 CK_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// What later products will read: a line of the cache with each pixel of this one. None: null.
+struct Stream {
+  const float* from;
+  int64_t step;
+};
+
 // acc[i][j] += big[m][i] * small[m][j] over the pixels of some units.
 struct Product {
   const float* big;
@@ -31,8 +37,8 @@ struct Product {
   int64_t units, big_step, small_step;
   float* sums;
   int64_t sums_step;
-  bool fresh;                              // sums start at zero
-  int64_t big_ahead = 0, small_ahead = 0;  // floats to what a later product will read, fetched into the second-level cache (0: nothing)
+  bool fresh;            // sums start at zero
+  Stream ahead[2] = {};  // fetched into the second-level cache on the way
 };
 
 template <int kC, int kV>
@@ -42,16 +48,18 @@ void product(const Product& t) {
   for (int i = 0; i < kC; ++i)
     CK_UNROLL
     for (int j = 0; j < kV; ++j) acc[i][j] = splat(0.f);
+  Stream first = t.ahead[0], second = t.ahead[1];
+  if (!first.from) first = {t.big, 0};  // not null itself: nothing maps that page
+  if (!second.from) second = first;
   for (int64_t u = 0; u < t.units; ++u) {
     const float *x = t.big + t.big_at[u], *y = t.small + t.small_at[u];
     for (int64_t m = t.counts[u]; m > 0; --m, x += t.big_step, y += t.small_step) {
-      __builtin_prefetch(x + t.big_ahead, 0, 2);
+      __builtin_prefetch(first.from, 0, 2);
+      __builtin_prefetch(second.from, 0, 2);
+      first.from += first.step, second.from += second.step;
       vf b[kV];
       CK_UNROLL
-      for (int j = 0; j < kV; ++j) {
-        __builtin_prefetch(y + t.small_ahead + j * kLanes, 0, 2);
-        b[j] = load(y + j * kLanes);
-      }
+      for (int j = 0; j < kV; ++j) b[j] = load(y + j * kLanes);
       CK_UNROLL
       for (int i = 0; i < kC; ++i) {
         const vf a = splat(x[i]);

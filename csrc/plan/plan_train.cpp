@@ -63,6 +63,12 @@ std::string cost_text(double us) { return "cheapest by the cost model: " + std::
 void Parameter::pack(const ConvKernel& kernel, const ConvProblem& problem, Form form, void* to, Buffer& swap, int threads) const {
   const void* weights = data_;
   if (shape[0] * shape[1] * shape[2] * shape[3] * shape[4] < 65536) threads = 1;  // not worth waking the others
+  if (form != Form::kForward && kernel.pack_swapped) {
+    parallel_ranges(kernel.pack_tasks(problem), threads, [&](int, int64_t first, int64_t last) {
+      kernel.pack_swapped(problem, data_, form == Form::kSwappedFlipped, to, first, last);
+    });
+    return;
+  }
   if (form != Form::kForward) {
     const int64_t bytes = shape[0] * shape[1] * shape[2] * shape[3] * shape[4] * element_bytes;
     if (swap.bytes() < bytes) swap = Buffer(), swap = Buffer(bytes);

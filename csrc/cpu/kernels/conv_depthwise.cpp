@@ -14,25 +14,13 @@
 // Refuses   transposed; C/G != 1
 // Source    Howard et al. 2017, arXiv:1704.04861, sec. 3.1
 #include "core/machine.h"
-#include "cpu/pixels.h"
-#include "simd/math.h"
+#include "cpu/depthwise.h"
 
 namespace ck {
 namespace CK_ISA {
 namespace {
 
 constexpr int kPixels = 7;
-constexpr int64_t kBlockRows = 8, kBlockBytes = 24 << 10;
-
-struct Layout {
-  int64_t vecs, blocks, row_blocks;
-};
-CK_INLINE Layout layout_of(const ConvProblem& p) {
-  const int64_t vecs = (p.k + kLanes - 1) / kLanes;
-  const int64_t block = least(16, most(4, kBlockBytes / (p.r * p.w * kLanes * 4)));  // whose input rows stay in the first-level cache
-  return {vecs, (vecs + block - 1) / block, (p.p + kBlockRows - 1) / kBlockRows};
-}
-
 // The taps (t, r) of one output row that fall inside the input: offsets of the input row and of the filter row.
 constexpr int kMaxEntries = 64;
 struct Row {
@@ -124,12 +112,7 @@ CK_INLINE void step(const ConvProblem& p, const ConvArgs& a, const Row& row, int
 
 template <int kS, int kStride>
 void run_width(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t last) {
-  const Layout l = layout_of(p);
-  for (int64_t task = first; task < last; ++task) {
-    const int64_t block = task % l.blocks, rows = task / l.blocks % l.row_blocks, z = task / (l.blocks * l.row_blocks) % p.z,
-                  n = task / (l.blocks * l.row_blocks * p.z);
-    const int64_t k_first = l.vecs * block / l.blocks * kLanes, k_last = least(p.k, l.vecs * (block + 1) / l.blocks * kLanes);
-    for (int64_t prow = p.p * rows / l.row_blocks; prow < p.p * (rows + 1) / l.row_blocks; ++prow) {
+  each_row(p, a, first, last, [&](int64_t n, int64_t z, int64_t prow, int64_t k_first, int64_t k_last) __attribute__((always_inline)) {
       if constexpr (kS == 0) {
         for (int64_t k = k_first; k < k_last; k += kLanes) {
           if (p.k - k >= kLanes) generic_row(p, a, n, z, prow, k, kLanes, Full{});
@@ -154,14 +137,7 @@ void run_width(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t l
           }
         }
       }
-      if (p.act.kind != Act::kNone && p.act.kind != Act::kClamp) {
-        float* y = at<float>(a.y, n, z, prow, 0) + k_first;
-        if (a.y.pixel == k_last - k_first) activate_span(y, y, p.q * a.y.pixel, p.act);
-        else
-          for (int64_t q = 0; q < p.q; ++q, y += a.y.pixel) activate_span(y, y, k_last - k_first, p.act);
-      }
-    }
-  }
+  });
 }
 
 void run(const ConvProblem& p, const ConvArgs& a, int64_t, int64_t first, int64_t last, void*) {
@@ -182,26 +158,6 @@ const char* refuse(const ConvProblem& p) {
 
 double cost(const ConvProblem& p) {
   return static_cast<double>(p.z * p.p * p.q * p.t * p.r * p.s * layout_of(p).vecs) * 2.0 / kVectorsPerMicrosecond;
-}
-
-int64_t scratch_bytes(const ConvProblem&) { return 0; }
-int64_t tasks(const ConvProblem& p, int64_t images) {
-  const Layout l = layout_of(p);
-  return images * p.z * l.row_blocks * l.blocks;
-}
-int64_t packed_bytes(const ConvProblem& p) { return layout_of(p).vecs * kLanes * p.t * p.r * p.s * 4; }
-
-int64_t pack_tasks(const ConvProblem&) { return 1; }
-void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t, int64_t) {
-  const float* w = static_cast<const float*>(weights);
-  const float* s = static_cast<const float*>(scale);
-  float* out = static_cast<float*>(packed);
-  for (int64_t v = 0; v < layout_of(p).vecs; ++v)
-    for (int64_t tap = 0; tap < p.t * p.r * p.s; ++tap)
-      for (int64_t l = 0; l < kLanes; ++l, ++out) {
-        const int64_t k = v * kLanes + l;
-        *out = k >= p.k ? 0.f : s ? w[tap * p.k + k] * s[k] : w[tap * p.k + k];
-      }
 }
 
 }  // namespace

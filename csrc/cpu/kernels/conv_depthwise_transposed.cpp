@@ -7,24 +7,14 @@
 // Cost      2*NDHWC*TRS flop; 4*(x + w + y) bytes: bound by memory
 // Refuses   not transposed; not one channel and one filter a group; more than 64 taps
 // Source    Dumoulin and Visin 2016, arXiv:1603.07285, ch. 4
-#include "cpu/pixels.h"
-#include "simd/math.h"
+#include "cpu/depthwise.h"
 
 namespace ck {
 namespace CK_ISA {
 namespace {
 
 constexpr int kPixels = 6;
-constexpr int64_t kBlockRows = 8, kBlockVecs = 16;
 constexpr int kMaxTaps = 64;
-
-struct Layout {
-  int64_t vecs, blocks, row_blocks;
-};
-CK_INLINE Layout layout_of(const ConvProblem& p) {
-  const int64_t vecs = (p.k + kLanes - 1) / kLanes;
-  return {vecs, (vecs + kBlockVecs - 1) / kBlockVecs, (p.p + kBlockRows - 1) / kBlockRows};
-}
 
 // The taps of the outputs of one row and one residue: where output j reads x, and the weight.
 struct Taps {
@@ -85,13 +75,8 @@ CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Taps& taps,
 }
 
 void run(const ConvProblem& p, const ConvArgs& a, int64_t, int64_t first, int64_t last, void*) {
-  const Layout l = layout_of(p);
   Taps taps;
-  for (int64_t task = first; task < last; ++task) {
-    const int64_t block = task % l.blocks, rows = task / l.blocks % l.row_blocks, z = task / (l.blocks * l.row_blocks) % p.z,
-                  n = task / (l.blocks * l.row_blocks * p.z);
-    const int64_t k_first = block * kBlockVecs * kLanes, k_last = least(p.k, k_first + kBlockVecs * kLanes);
-    for (int64_t row = rows * kBlockRows; row < least(p.p, (rows + 1) * kBlockRows); ++row) {
+  each_row(p, a, first, last, [&](int64_t n, int64_t z, int64_t row, int64_t k_first, int64_t k_last) __attribute__((always_inline)) {
       for (int64_t residue = 0; residue < least(p.stride_w, p.q); ++residue) {
         find_taps(p, a, n, z, row, residue, taps);
         const int64_t all = (p.q - residue + p.stride_w - 1) / p.stride_w;
@@ -105,13 +90,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t, int64_t first, int64_
           }
         }
       }
-      if (p.act.kind != Act::kNone && p.act.kind != Act::kClamp)
-        for (int64_t q = 0; q < p.q; ++q) {
-          float* y = at<float>(a.y, n, z, row, q) + k_first;
-          activate_span(y, y, k_last - k_first, p.act);
-        }
-    }
-  }
+  });
 }
 
 const char* refuse(const ConvProblem& p) {
@@ -123,26 +102,6 @@ const char* refuse(const ConvProblem& p) {
 
 double cost(const ConvProblem& p) {
   return static_cast<double>((p.d * p.h * p.w * p.t * p.r * p.s + p.z * p.p * p.q) * layout_of(p).vecs) * 2.0 / 3000.0;
-}
-
-int64_t scratch_bytes(const ConvProblem&) { return 0; }
-int64_t tasks(const ConvProblem& p, int64_t images) {
-  const Layout l = layout_of(p);
-  return images * p.z * l.row_blocks * l.blocks;
-}
-int64_t packed_bytes(const ConvProblem& p) { return layout_of(p).vecs * kLanes * p.t * p.r * p.s * 4; }
-
-int64_t pack_tasks(const ConvProblem&) { return 1; }
-void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t, int64_t) {
-  const float* w = static_cast<const float*>(weights);
-  const float* s = static_cast<const float*>(scale);
-  float* out = static_cast<float*>(packed);
-  for (int64_t v = 0; v < layout_of(p).vecs; ++v)
-    for (int64_t tap = 0; tap < p.t * p.r * p.s; ++tap)
-      for (int64_t i = 0; i < kLanes; ++i, ++out) {
-        const int64_t k = v * kLanes + i;
-        *out = k >= p.k ? 0.f : s ? w[tap * p.k + k] * s[k] : w[tap * p.k + k];
-      }
 }
 
 }  // namespace

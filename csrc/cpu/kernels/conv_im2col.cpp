@@ -9,6 +9,7 @@
 // Source    Chellapilla, Puri, Simard 2006, "High Performance Convolutional Neural Networks for Document Processing"
 #include "cpu/gemm.h"
 #include "cpu/pixels.h"
+#include "cpu/swapped.h"
 
 namespace ck {
 namespace CK_ISA {
@@ -107,11 +108,15 @@ int64_t pack_tasks(const ConvProblem& p) { return gemm_pack_tasks(p); }
 void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) {
   gemm_pack(p, weights, scale, packed, first, last);
 }
+void pack_swapped(const ConvProblem& p, const void* weights, bool flip, void* packed, int64_t first, int64_t last) {
+  gemm_pack_swapped(p, weights, flip, packed, first, last);
+}
 
 }  // namespace
 
 extern const ConvKernel conv_im2col;
-const ConvKernel conv_im2col = {"conv_im2col", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack_tasks, pack};
+const ConvKernel conv_im2col = {"conv_im2col", refuse,     cost, scratch_bytes, tasks,       run,
+                                packed_bytes,  pack_tasks, pack, false,         pack_swapped};
 
 }  // namespace CK_ISA
 }  // namespace ck

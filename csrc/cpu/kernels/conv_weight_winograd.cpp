@@ -3,13 +3,16 @@
 //
 // Computes  dw = A' [ sum over tiles of (B' x B) (G dy G') ] A: a 6x6 tile of x correlated with a 4x4 tile of dy gives 3x3 sums; dy is the filter
 // Points    those of conv_winograd.cpp: 0, +-5/8, +-3/2, infinity; B depends on the points alone, G and A change with the sizes
-// Layout    shared: V [tile of channels][36][tile of pixels][kStride] of x, U [panel of filters][36][tile of pixels][2 * kLanes] of dy
-// Tiling    the batch's tiles of pixels are taken in groups that keep V and U in the caches; two phases for each group:
-//             even  task = a tile of pixels: both transforms
-//             odd   task = a tile of channels and a panel of filters: 36 products over the group's tiles (cpu/products.h), the inverse transform,
-//                   and the group's sums are added to dw: groups in order, the same bits for any number of threads
+// Layout    V [tile of channels][36][tile of pixels][kStride] of x, U [panel of filters][36][tile of pixels][2 * kLanes] of dy
+// Tiling    the batch's tiles of pixels are taken in groups. For each: both transforms of its tiles; then for each tile of channels and panel of
+//           filters 36 products over the group's tiles (cpu/products.h) and the inverse transform, which is added to dw, group by group.
+//             few channels   V and U of a group lie in the second-level cache of one core: a task is one of a fixed number of parts of the batch,
+//                            with V, U and dw of its own; phase 1 adds the parts in order
+//             many           all threads share V and U; two phases a group: a task is a tile, then a tile of channels and a panel of filters
+//           Groups, parts and their order depend on the problem and the images alone: the same bits for any number of threads.
 // Cost      2*36/16*NPQKC flop; some 300 vector instructions a tile for each vector of channels and of filters
 // Refuses   other filters, strides, dilation, groups, transposed; exact; fewer than 16 channels or filters
+// Tried     sharing V and U of few channels, too: what one core wrote another fetches, slowly: no gain from a second thread at 32 channels
 // Source    Lavin and Gray 2016, arXiv:1509.09308, sec. 4 (F(3x3,4x4) for the gradient of the weights)
 #include "cpu/products.h"
 #include "simd/math.h"
@@ -20,13 +23,18 @@ namespace {
 
 constexpr int kIn = 6, kProducts = kIn * kIn, kOut = 4, kFilter = 3;   // of a tile: 6x6 of x, 4x4 of dy
 constexpr float kP = 0.625f, kQ = 1.5f, kP2 = kP * kP, kQ2 = kQ * kQ;  // the points, exact
-constexpr int64_t kGroupBytes = 8 << 20, kMostTiles = 192;
+constexpr int64_t kSharedBytes = 8 << 20, kOwnBytes = 1200 << 10;      // of V and U
+constexpr int64_t kMostTiles = 192, kLeastTiles = 24;  // of a group; fewer than kLeastTiles fit kOwnBytes: V and U are shared
+constexpr int64_t kSums = kProducts * kRows * kWidth;  // floats
+constexpr int64_t kParts = 16, kPartBytes = 16 << 20;
 
 struct Layout {
   int64_t rows, columns, tiles;  // tiles of pixels of one image
   int64_t channel_tiles, panels, vecs;
+  bool own;       // each task has V and U of its own
+  int64_t parts;  // of the batch, then
   int64_t group;  // tiles of pixels of a group, at most
-  int64_t step;   // the same, odd: no power of two between the 36 parts
+  int64_t step;   // the same, odd: no power of two between the 36 products
 };
 
 CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
@@ -37,10 +45,20 @@ CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
   l.channel_tiles = ceil_div(p.c, kRows);
   l.vecs = ceil_div(p.k, kLanes);
   l.panels = ceil_div(l.vecs, 2);
-  const int64_t bytes = kProducts * 4 * (l.channel_tiles * kStride + l.panels * kWidth);
-  const int64_t most_tiles = least(kMostTiles, most(32, kGroupBytes / bytes));
-  const int64_t all = images * l.tiles, groups = most(1, ceil_div(all, most_tiles));
-  l.group = ceil_div(all, groups);
+  const int64_t bytes = kProducts * 4 * (l.channel_tiles * kStride + l.panels * kWidth), all = images * l.tiles;
+  l.own = kOwnBytes / bytes >= kLeastTiles;
+  l.parts = 1;
+  if (l.own) {
+    const int64_t most_tiles = least(kMostTiles, kOwnBytes / bytes), dw_bytes = kFilter * kFilter * p.c * p.k * 4;
+    const int64_t parts =
+        least(least(kParts, kPartBytes / dw_bytes), ceil_div(ceil_div(all, most_tiles), 4) * 4);  // fours: threads get as many
+    l.parts = most(1, least(parts, all / 16));
+    const int64_t tiles = ceil_div(all, l.parts);
+    l.group = ceil_div(tiles, most(1, ceil_div(tiles, most_tiles)));
+  } else {
+    const int64_t most_tiles = least(kMostTiles, most(32, kSharedBytes / bytes));
+    l.group = ceil_div(all, most(1, ceil_div(all, most_tiles)));
+  }
   l.step = l.group | 1;
   return l;
 }
@@ -190,13 +208,45 @@ void multiply(const ConvProblem& p, const Layout& l, int64_t count, int64_t task
     }
 }
 
+// Few channels: one part of the batch.
+void sum_part(const ConvProblem& p, const ConvWeightArgs& a, const Layout& l, int64_t images, int64_t part, float* dw, float* sums, float* v,
+              float* u) {
+  const int64_t begin = images * l.tiles * part / l.parts, end = images * l.tiles * (part + 1) / l.parts;
+  for (int64_t first = begin; first < end; first += l.group) {
+    const int64_t count = least(l.group, end - first);
+    for (int64_t i = 0; i < count; ++i) transform(p, a, l, first + i, i, v, u);
+    for (int64_t i = 0; i < l.channel_tiles * l.panels; ++i) multiply(p, l, count, i, first == begin, v, u, dw, sums);
+  }
+}
+
+// Phase 1: one row of dw.
+void add_parts(const ConvProblem& p, const Layout& l, int64_t row, const float* parts, float* dw) {
+  const int64_t part = kFilter * kFilter * p.c * p.k, at = row * p.k;
+  for (int64_t k = 0; k < p.k; k += kLanes) {
+    const int n = static_cast<int>(least(kLanes, p.k - k));
+    const float* from = parts + at + k;
+    vf sum = load_n(from, n);
+    for (int64_t i = 1; i < l.parts; ++i) sum += load_n(from + i * part, n);
+    store_n(dw + at + k, sum, n);
+  }
+}
+
 void run(const ConvProblem& p, const ConvWeightArgs& a, int64_t images, int phase, int64_t first, int64_t last, void* scratch, void* shared) {
   const Layout l = layout_of(p, images);
+  float *dw = static_cast<float*>(a.dw), *sums = static_cast<float*>(scratch);
+  if (l.own) {
+    float *parts = static_cast<float*>(shared), *v = sums + kSums, *u = v + big_floats(l);
+    for (int64_t task = first; task < last; ++task) {
+      if (phase == 0) sum_part(p, a, l, images, task, parts + task * kFilter * kFilter * p.c * p.k, sums, v, u);
+      else add_parts(p, l, task, parts, dw);
+    }
+    return;
+  }
   float *v = static_cast<float*>(shared), *u = v + big_floats(l);
   const int64_t group = phase / 2, begin = group * l.group, count = least(l.group, images * l.tiles - begin);
   for (int64_t task = first; task < last; ++task) {
     if (phase % 2 == 0) transform(p, a, l, begin + task, task, v, u);
-    else multiply(p, l, count, task, group == 0, v, u, static_cast<float*>(a.dw), static_cast<float*>(scratch));
+    else multiply(p, l, count, task, group == 0, v, u, dw, sums);
   }
 }
 
@@ -219,14 +269,22 @@ double cost(const ConvProblem& p) {
   return (products + transforms + inverse) / 2800.0;
 }
 
-int64_t scratch_bytes(const ConvProblem&) { return kProducts * kRows * kWidth * 4; }
+int64_t scratch_bytes(const ConvProblem& p) {
+  Layout l = layout_of(p, 1);
+  l.step = least(kMostTiles, kOwnBytes / (kProducts * 4 * (l.channel_tiles * kStride + l.panels * kWidth))) | 1;  // for any number of images
+  return (kSums + (l.own ? big_floats(l) + small_floats(l) : 0)) * 4;
+}
 int64_t shared_bytes(const ConvProblem& p, int64_t images) {
   const Layout l = layout_of(p, images);
-  return (big_floats(l) + small_floats(l)) * 4;
+  return (l.own ? l.parts * kFilter * kFilter * p.c * p.k : big_floats(l) + small_floats(l)) * 4;
 }
-int64_t phases(const ConvProblem& p, int64_t images) { return 2 * groups_of(layout_of(p, images), images); }
+int64_t phases(const ConvProblem& p, int64_t images) {
+  const Layout l = layout_of(p, images);
+  return l.own ? 2 : 2 * groups_of(l, images);
+}
 int64_t tasks(const ConvProblem& p, int64_t images, int phase) {
   const Layout l = layout_of(p, images);
+  if (l.own) return phase == 0 ? l.parts : kFilter * kFilter * p.c;
   return phase % 2 == 0 ? least(l.group, images * l.tiles - phase / 2 * l.group) : l.channel_tiles * l.panels;
 }
 

@@ -35,7 +35,7 @@ class Live:
         self.moved = not (laid.flags.c_contiguous and np.shares_memory(laid, values))
         self.array = np.ascontiguousarray(laid, dtype)
         self.shared = np.shares_memory(self.array, values)
-        self.packed = _core.Parameter(self.array)
+        self.packed = _core.Parameter(self.array, trainable=True)  # packed into memory that all layers share
 
     def touch(self) -> None:
         """The parameter has changed."""

@@ -1,7 +1,7 @@
 """Checks what a compiler made of the register tiles of gemm.h for aarch64: the speed of all dense convolutions.
 
-The inner loop of tile<pixels, vectors> takes kChunk channels at a time: 16 x pixels x vectors FMAs, of which none may have
-fallen apart into a multiplication and an addition, and no accumulator may live on the stack.
+The inner loop of tile<pixels, vectors> takes kChunk channels at a time: 16 x pixels x vectors FMAs, of which none may
+have fallen apart into a multiplication and an addition, and no accumulator may live on the stack.
 
     python tools/check_neon.py BUILD_FOLDER [OBJDUMP]
 """

@@ -53,7 +53,7 @@ struct Kernel {
   int64_t (*packed_bytes)(const Problem&) = nullptr;
   int64_t (*pack_tasks)(const Problem&) = nullptr;
   void (*pack)(const Problem&, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) = nullptr;
-  bool bf16 = false;  // computes in bfloat16, and takes tensors stored so
+  bool bf16 = false;  // takes tensors stored as bfloat16
 };
 
 // Training. The rows of these families may run in phases: all tasks of one are done before the next begins. Between them stands `shared`, one for

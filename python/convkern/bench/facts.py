@@ -1,5 +1,5 @@
-"""What a user meets beside the time of a warm call: the first call, peak memory, how time grows with the batch, what a second
-thread gains.
+"""What a user meets beside the time of a warm call: the first call, peak memory, how time grows with the batch, what a
+second thread gains.
 
 First calls and memory are measured in a process of their own for each contestant. There the library is imported and the
 weights are made in the form it takes them in: NumPy arrays for us, channels-last tensors for PyTorch (eager, inference
@@ -17,7 +17,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-import os
 import re
 import subprocess
 import sys

@@ -2,9 +2,9 @@
 
 Instruction sets are chosen once, when a library is loaded, so the command is run again in a process with another
 environment. We read CONVKERN_ISA, PyTorch ATEN_CPU_CAPABILITY and its oneDNN ONEDNN_MAX_CPU_ISA. That last one reaches
-OpenVINO's oneDNN, too, but not OpenVINO's own code, and ONNX Runtime has no switch at all. So where the machine can, CPUID
-itself is masked (mask_cpuid.c, compiled on the spot): then no library can find AVX-512. Where it cannot, these two are
-left out.
+OpenVINO's oneDNN, too, but not OpenVINO's own code, and ONNX Runtime has no switch at all. So where the machine can,
+CPUID itself is masked (mask_cpuid.c, compiled on the spot): then no library can find AVX-512. Where it cannot, these
+two are left out.
 """
 
 from __future__ import annotations
@@ -31,15 +31,20 @@ def masked() -> bool:
     return _MASKED in os.environ
 
 
+def environment(isa: str, folder: Path) -> dict[str, str]:
+    """The variables of a process that is limited to `isa`; the mask lies in `folder` and must stay while it runs."""
+    variables = dict(os.environ, CONVKERN_ISA=isa, ATEN_CPU_CAPABILITY=isa, ONEDNN_MAX_CPU_ISA=isa.upper())
+    mask = _compile_mask(folder)
+    if mask and _sees_no_avx512(mask):
+        variables |= {_MASKED: "1", "LD_PRELOAD": " ".join(filter(None, (mask, os.environ.get("LD_PRELOAD"))))}
+    return variables
+
+
 def run(words: Sequence[str], isa: str) -> int:
     """Run `convkern WORDS...` in a process that is limited to `isa`; its exit code."""
-    environment = dict(os.environ, CONVKERN_ISA=isa, ATEN_CPU_CAPABILITY=isa, ONEDNN_MAX_CPU_ISA=isa.upper())
     with tempfile.TemporaryDirectory(prefix="convkern") as folder:
-        mask = _compile_mask(Path(folder))
-        if mask and _sees_no_avx512(mask):
-            environment[_MASKED] = "1"
-            environment["LD_PRELOAD"] = " ".join(filter(None, (mask, os.environ.get("LD_PRELOAD"))))
-        return subprocess.run([sys.executable, "-m", "convkern", *words], env=environment).returncode
+        command = [sys.executable, "-m", "convkern", *words]
+        return subprocess.run(command, env=environment(isa, Path(folder))).returncode
 
 
 def _compile_mask(folder: Path) -> str:
@@ -57,6 +62,6 @@ def _compile_mask(folder: Path) -> str:
 def _sees_no_avx512(mask: str) -> bool:
     """Whether a process with the mask is as it should be: our own library, which asks CPUID, finds no AVX-512."""
     code = "import convkern._core as c; print(*c.isas())"
-    environment = {key: value for key, value in os.environ.items() if key != "CONVKERN_ISA"} | {"LD_PRELOAD": mask}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    variables = {key: value for key, value in os.environ.items() if key != "CONVKERN_ISA"} | {"LD_PRELOAD": mask}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
     return done.returncode == 0 and "avx512" not in done.stdout.split() and "avx2" in done.stdout.split()

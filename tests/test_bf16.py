@@ -216,13 +216,14 @@ def depthwise_problems() -> list[Conv]:
 def test_depthwise_is_exact(stored: bool) -> None:
     problems = depthwise_problems()
     assert len(problems) >= 30
+    algo = "conv_depthwise_bf16"
     for i, problem in enumerate(problems):
         data = oracle.conv_data(problem, seeded(problem), 3, residual=i % 3 == 0)
         added = data.residual is not None
         act = ("relu", "none", "relu6")[i % 3]
 
         def build(plan: _core.Plan, x: int, residual: int = -1) -> int:
-            return plan.conv(x, _core.Parameter(data.w), data.bias, residual, act=act, **problem.geometry)  # noqa: B023
+            return plan.conv(x, _core.Parameter(data.w), data.bias, residual, act=act, algo=algo, **problem.geometry)  # noqa: B023
 
         plan = sandwiched([problem.x_shape, *[problem.y_shape] * added], build, stored)
         the_step(plan, "conv_depthwise_bf16", stored)

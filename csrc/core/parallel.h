@@ -5,9 +5,7 @@
 #pragma once
 #include <omp.h>
 
-#include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -54,33 +52,6 @@ void parallel_ranges(int64_t tasks, int threads, F f) {
     const int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
     const int64_t first = tasks * me / team, last = tasks * (me + 1) / team;
     if (first < last) f(static_cast<int>(me), first, last);
-  }
-}
-
-// The same, but who is done early takes over pieces of the others' ranges: a thread that lost its processor to somebody else for a while does not
-// hold up the rest. f may be called several times by a thread.
-template <class F>
-void parallel_shares(int64_t tasks, int threads, F f) {
-  constexpr int kMost = 64, kPieces = 8;
-  if (threads > tasks) threads = static_cast<int>(tasks);
-  if (threads <= 1 || threads > kMost || forked() || !getenv("CK_STEAL")) return parallel_ranges(tasks, threads, f);
-  struct alignas(64) Share {
-    std::atomic<int64_t> next;
-    int64_t end;
-  };
-  Share shares[kMost];
-  for (int t = 0; t < threads; ++t)
-    shares[t].next.store(tasks * t / threads, std::memory_order_relaxed), shares[t].end = tasks * (t + 1) / threads;
-  const int64_t piece = (tasks / threads + kPieces - 1) / kPieces;
-#pragma omp parallel num_threads(threads)
-  {
-    FlushDenormals flush;
-    const int me = omp_get_thread_num();
-    for (int i = 0; i < threads; ++i) {
-      Share& share = shares[(me + i) % threads];
-      for (int64_t first; (first = share.next.fetch_add(piece, std::memory_order_relaxed)) < share.end;)
-        f(me, first, first + piece < share.end ? first + piece : share.end);
-    }
   }
 }
 

@@ -434,7 +434,7 @@ void launch(const K& kernel, const P& problem, const A& args, int64_t images, in
   const double worth = kernel.cost(problem) * static_cast<double>(images) / kWorthAThread;
   if (worth < threads) threads = worth < 1 ? 1 : static_cast<int>(worth);
   const int64_t bytes = (kernel.scratch_bytes(problem) + 63) / 64 * 64;
-  parallel_shares(kernel.tasks(problem, images), threads, [&](int thread, int64_t first, int64_t last) {
+  parallel_ranges(kernel.tasks(problem, images), threads, [&](int thread, int64_t first, int64_t last) {
     kernel.run(problem, args, images, first, last, scratch.data() + thread * bytes);
   });
 }

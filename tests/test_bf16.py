@@ -38,6 +38,12 @@ BANDS = (
 pytestmark = pytest.mark.skipif(not ROWS, reason="this CPU has no bfloat16: its refusal is tested in test_refusals")
 
 
+def test_the_rows_are_known() -> None:
+    """A new row needs a test here."""
+    found = {k["name"] for k in _core.kernels() if k["bf16"]}
+    assert found - {"conv_amx"} == {"conv_bf16", "conv_depthwise_bf16", "pool_bf16", "map_bf16"}
+
+
 def make(
     problem: Conv, data: oracle.ConvData, algo: str, act: str = "none", a: float = 0.0, b: float = 0.0
 ) -> _core.Plan:

@@ -23,7 +23,7 @@ constexpr int64_t kBufferBytes = 400 << 10;  // of the second-level cache
 constexpr int64_t kWeightBytes = 256 << 10;  // the weights of a chain are read once per strip
 // In bfloat16 the products cost so little that everything waits for memory: shorter chains pay, and a larger part of the second-level cache may
 // hold weights (ResNet's blocks 1x1 -> 3x3 -> 1x1, whose residual is then read where the first convolution has just read it).
-constexpr int64_t kWorthBytesBf16 = 128 << 10, kStripsBf16 = 8;
+constexpr int64_t kWorthBytesBf16 = 128 << 10;
 
 int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -141,7 +141,8 @@ void Plan::fuse_strips() {
       return sum;
     };
     strips->rows = 1;
-    const int64_t most_rows = bf16_ == Bf16::kOff ? out : std::max<int64_t>(1, out / kStripsBf16);  // threads share evenly
+    // In bfloat16 the buffers would hold half an image; eight strips or, of small maps, four let threads share evenly.
+    const int64_t most_rows = bf16_ == Bf16::kOff ? out : out < 56 ? (out + 3) / 4 : (out + 7) / 8;
     while (strips->rows < most_rows && total(buffers(strips->rows + 1)) <= kBufferBytes) ++strips->rows;
     strips->buffers = buffers(strips->rows);
     int64_t scratch = 0;

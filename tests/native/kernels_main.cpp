@@ -706,7 +706,7 @@ void check(F problem, const std::string& label, Random& r) {
         if (row == F::rows(*table).back() && table != tables().front()) continue;  // the reference is the same code for all
         Tally& tally = g_tally[std::string(table->isa) + "\t" + F::name + "\t" + row->name];
         bool mine = true;  // inexact rows take part in the second round only, exact ones in the first
-        if constexpr (std::is_same_v<F, Conv>)
+        if constexpr (std::is_same_v<F, Conv> || std::is_same_v<F, Pool> || std::is_same_v<F, Map>)
           problem.p.bf16 = row->bf16 ? bf16() : Bf16::kOff;  // small integers are exact in bfloat16, too
         if constexpr (kRounds<F>) {
           ConvProblem strict = problem.p;

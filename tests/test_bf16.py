@@ -182,6 +182,32 @@ def test_strips_do_not_change_bits(rng: np.random.Generator) -> None:
     tolerance.assert_exact(*results)
 
 
+def test_bottlenecks_and_pooling_in_strips(rng: np.random.Generator) -> None:
+    """1x1 -> 3x3 -> 1x1 with the first one's input as residual, 3x3 -> max pooling: the bits of step by step."""
+    shapes = dict(
+        stem=(1, 1, 1, 8, 64), a=(1, 1, 1, 64, 32), b=(1, 3, 3, 32, 32), c=(1, 1, 1, 32, 64), d=(1, 3, 3, 3, 32)
+    )
+    w = {name: _core.Parameter(rng.standard_normal(shape).astype(np.float32)) for name, shape in shapes.items()}
+    around = dict(pad_lo=(0, 1, 1), pad_hi=(0, 1, 1))
+    x = rng.standard_normal((3, 1, 59, 57, 8)).astype(np.float32)
+    photo = rng.standard_normal((3, 1, 112, 96, 3)).astype(np.float32)
+    results = []
+    for strips in (True, False):
+        plan = _core.Plan(bf16=True, strips=strips)
+        y = plan.conv(plan.input((1, 59, 57, 8)), w["stem"], act="relu")
+        z = plan.conv(plan.conv(y, w["a"], act="relu"), w["b"], act="relu", **around)
+        z = plan.conv(z, w["c"], residual=y, act="relu")
+        first = plan.conv(plan.input((1, 112, 96, 3)), w["d"], act="relu", **around)
+        first = plan.pool(first, "max", window=(1, 3, 3), stride=(1, 2, 2), out=(1, 56, 48), **around)
+        plan.finish([z, first])
+        kernels = [step["kernel"].count(" > ") for step in plan.steps()]
+        assert kernels == ([0, 2, 1] if strips else [0] * 6)
+        results.append([plan.run([x, photo], threads=2), plan.run([x[1:2], photo[1:2]], threads=1)])
+    for k in range(2):
+        tolerance.assert_exact(results[0][0][k], results[1][0][k], k)
+        tolerance.assert_exact(results[0][1][k], results[0][0][k][1:2], k)
+
+
 # Depthwise convolution, pooling, elementwise operators: on tensors stored as bfloat16 between two 1x1 convolutions that
 # change nothing, or on the float32 arrays of the call.
 

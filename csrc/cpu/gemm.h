@@ -10,7 +10,7 @@
 //    x[1]  --| acc[1][0] | acc[1][1] |     16 / 28 = 0.57 loads an FMA at 14 x 2 (AVX-512)
 //     ...    |    ...    |    ...    |
 //
-// Weights that are used once or twice come from memory: the hardware's stream stops at every 4 KB page, so they are fetched ahead (w_ahead).
+// Weights that are used once or twice come from memory: the hardware's stream stops at every 4 KB page, so they are fetched ahead.
 //
 // Order of sums: tap by tap, channel by channel, one chain an output: the same bits for every tile shape.
 // Tried     fetching the next panel of w ahead as well: 5 % slower (ResNet-50 N=1, Zen 4, November 2026): the hardware follows one stream by itself
@@ -18,6 +18,8 @@
 //           x copied to [chunk][pixel][lane] first, to need one pointer only: a copy of each tap costs more than it gains (Granite Rapids, November 2026)
 //           one index for all pixels instead of pointers that move every 16 channels: 14 pointers, w and the index do not fit the general
 //           registers: 82 % of peak in place of 88 (Granite Rapids, November 2026)
+//           fetching the first weights of a later step at the end of a step: 1 % of ResNet-50 at N=1, not worth the plan's part in it (the same)
+//           sums as a*b+c, left to the compiler: it lets them wander through the registers, 0 to 4 % slower from one edit to the next
 // Source    Dukhan 2019, arXiv:1907.02129 (indirect convolution); Goto and van de Geijn 2008 (panels); BLIS (microkernel)
 #pragma once
 #include "core/kernel.h"
@@ -31,6 +33,7 @@ namespace {
 
 constexpr int kMaxVecs = 3;
 constexpr int64_t kWeightsAhead = 4096;  // floats
+constexpr int kFetch = 8 * 16;           // floats
 constexpr int kQuad = 4;
 constexpr int kChunk = 16;  // channels between two moves of the pointers
 
@@ -46,8 +49,11 @@ struct Tile {
   int64_t k;          // filters that exist in this panel
   const Activation* act;
   int64_t x_channel = 0;  // first channel read: the start of a group
-  int64_t w_ahead = 0;  // floats from w to weights that will be read soon, where they come from memory: fetched into the second-level cache
-  int64_t ahead = 0;    // floats from x to what the next tile will read: fetched into the second-level cache on the way (0: nothing)
+  // On the way lines are fetched into the second-level cache: with every chunk of channels eight of x + ahead of each entry (what the next tile
+  // will read), or of `fetch` (weights that will be read soon and come from memory), or as many of these as w has.
+  int64_t ahead = 0;
+  const float* fetch = nullptr;
+  bool fetch_all = false;
 };
 
 CK_INLINE vf load_some(const float* p, int64_t n) { return n >= kLanes ? load(p) : load_n(p, static_cast<int>(n)); }
@@ -73,7 +79,7 @@ CK_INLINE void multiply_chunk(const float* const (&x)[kPixels], const float* w, 
       for (int i = 0; i < kPixels; ++i) {
         const vf a_u = a[i][u];
         CK_UNROLL
-        for (int j = 0; j < kVecs; ++j) acc[i][j] += a_u * b[j];
+        for (int j = 0; j < kVecs; ++j) add_product(acc[i][j], a_u, b[j]);
       }
     }
   }
@@ -149,20 +155,22 @@ void tile(const Tile& t) {
     for (int j = 0; j < kVecs; ++j) acc[i][j] = splat(0.f);
   constexpr int kStep = kVecs * kLanes;
   if (t.ahead) fetch_outputs<kPixels, kVecs>(t);
+  const float* fetch = t.fetch;
   for (int64_t e = 0; e < t.entries; ++e) {
     const float* const* x_e = t.x + e * kPixels;
     const float* w = t.w + t.tap[e] * t.c * kStep;
     const float* x[kPixels];
     CK_UNROLL
     for (int i = 0; i < kPixels; ++i) x[i] = x_e[i] + t.x_channel;
-    const float* ahead = x[0] + t.ahead;
+    if (!t.fetch) fetch = x[0] + t.ahead;
     int64_t c = t.c;
-    for (; c >= kChunk; c -= kChunk, w += kChunk * kStep, ahead += kChunk * 8) {
+    for (; c >= kChunk; c -= kChunk, w += kChunk * kStep, fetch += kFetch) {
       CK_UNROLL
-      for (int i = 0; i < kChunk * 8; i += 16) __builtin_prefetch(ahead + i, 0, 2);
-      if (t.w_ahead) {
+      for (int i = 0; i < kFetch; i += 16) __builtin_prefetch(fetch + i, 0, 2);
+      if (t.fetch_all) {
         CK_UNROLL
-        for (int i = 0; i < kChunk * kStep; i += 16) __builtin_prefetch(w + t.w_ahead + i, 0, 2);
+        for (int i = kFetch; i < kChunk * kStep; i += 16) __builtin_prefetch(fetch + i, 0, 2);
+        fetch += kChunk * kStep - kFetch;
       }
       multiply_chunk<kPixels, kVecs, kChunk>(x, w, acc);
       CK_UNROLL
@@ -223,6 +231,11 @@ CK_INLINE Panels panels_of(const ConvProblem& p) {
 CK_INLINE int64_t panel_first(const Panels&, int64_t i) { return 2 * i; }
 CK_INLINE int panel_width(const Panels& s, int64_t i) { return static_cast<int>(i + 1 == s.count ? s.vecs - 2 * i : 2); }
 
+// The share of a panel's `floats`, all used by `tiles` tiles, that tile `i` fetches: a quarter each, or the first all of it.
+CK_INLINE void fetch_share(Tile& t, const float* next, int64_t floats, int64_t i, int64_t tiles) {
+  if (tiles < 4 ? i == 0 : i < 4) t.fetch = next + (tiles < 4 ? 0 : floats / 4 * i), t.fetch_all = tiles < 4;
+}
+
 CK_INLINE int64_t taps_of(const ConvProblem& p) { return p.t * p.r * p.s; }
 
 CK_INLINE int64_t gemm_packed_bytes(const ConvProblem& p) {
@@ -251,20 +264,22 @@ CK_INLINE void gemm_pack(const ConvProblem& p, const void* weights, const void* 
 }
 
 // Panels are walked in super-panels that stay in the second-level cache while pixels stream past them: [super-panel][pixel tile][panel].
-// They hold the same number of panels where that is possible, so that a cut between threads halves the work.
+// They hold the same number of panels where a few more of them allow it, so that a cut between threads halves the work.
 struct Split {
   Panels panels;
   int64_t total;   // panels of all groups
   int64_t supers;  // super-panels
 };
 
-CK_INLINE Split split_of(const ConvProblem& p) {
+CK_INLINE Split split_of(const ConvProblem& p, int64_t room) {
   Split s;
   s.panels = panels_of(p);
   s.total = p.groups * s.panels.count;
-  const int64_t room = l2_bytes * 5 / 8, bytes = gemm_packed_bytes(p);
-  s.supers = (bytes + room - 1) / room;
-  while (s.supers < s.total && s.total % s.supers) ++s.supers;
+  const int64_t bytes = gemm_packed_bytes(p);
+  const int64_t least = (bytes + room - 1) / room;
+  int64_t supers = least;
+  while (supers < least * 8 / 5 && s.total % supers) ++supers;
+  s.supers = s.total % supers ? least : supers;
   if (s.supers > s.total) s.supers = s.total;
   if (s.supers < 1) s.supers = 1;
   return s;

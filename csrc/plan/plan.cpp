@@ -411,6 +411,7 @@ void Plan::finish(const std::vector<int>& outputs) {
     fuse_strips();
     count_uses(outputs);
   }
+  if (bf16_ == Bf16::kOff && !lean_) spread_pixels();
   plan_arena();
   block_ = steps_.size() <= 1 || training_ ? int64_t{1} << 40 : kBlockImages;
   finished_ = true;

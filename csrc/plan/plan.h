@@ -265,6 +265,7 @@ class Plan {
   void run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, Lease& memory) const;
   void count_uses(const std::vector<int>& outputs);
   void store_bf16();
+  void spread_pixels();
   void plan_arena();
   int64_t place_roots(bool totals);
   int bytes_of(const Root& root) const { return root.is_index ? 8 : root.is_bf16 ? 2 : element_bytes_; }

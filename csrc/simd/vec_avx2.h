@@ -23,6 +23,7 @@ CK_INLINE vf splat(float v) { return _mm256_set1_ps(v); }
 CK_INLINE vf vmax(vf v, vf lo) { return _mm256_max_ps(lo, v); }
 CK_INLINE vf vmin(vf v, vf hi) { return _mm256_min_ps(hi, v); }
 CK_INLINE vf vsqrt(vf v) { return _mm256_sqrt_ps(v); }
+CK_INLINE void add_product(vf& sum, vf a, vf b) { asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
 
 }  // namespace avx2
 }  // namespace ck

@@ -29,6 +29,7 @@ CK_INLINE vf splat(float v) { return _mm512_set1_ps(v); }
 CK_INLINE vf vmax(vf v, vf lo) { return _mm512_max_ps(lo, v); }  // the second operand wins when either is NaN
 CK_INLINE vf vmin(vf v, vf hi) { return _mm512_min_ps(hi, v); }
 CK_INLINE vf vsqrt(vf v) { return _mm512_sqrt_ps(v); }
+CK_INLINE void add_product(vf& sum, vf a, vf b) { asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
 
 }  // namespace CK_ISA
 }  // namespace ck

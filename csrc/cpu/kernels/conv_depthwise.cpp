@@ -10,6 +10,7 @@
 //
 //           widths 3, 5, 7 with stride 1, 2 undilated have their own loops; all other shapes one vector of one output at a time
 // Cost      2*NZPQK*TRS flop; 4*(x + w + y) bytes: bound by the caches, not by FMAs
+// Tried     fetching the next rows of x and y: the instructions cost more than they gain, most maps lie in the second-level cache (up to 40 %)
 // Refuses   transposed; C/G != 1
 // Source    Howard et al. 2017, arXiv:1704.04861, sec. 3.1
 #include "core/machine.h"
@@ -21,14 +22,15 @@ namespace CK_ISA {
 namespace {
 
 constexpr int kPixels = 7;
-constexpr int64_t kBlockRows = 8, kBlockVecs = 16;
+constexpr int64_t kBlockRows = 8, kBlockBytes = 24 << 10;
 
 struct Layout {
   int64_t vecs, blocks, row_blocks;
 };
 CK_INLINE Layout layout_of(const ConvProblem& p) {
   const int64_t vecs = (p.k + kLanes - 1) / kLanes;
-  return {vecs, (vecs + kBlockVecs - 1) / kBlockVecs, (p.p + kBlockRows - 1) / kBlockRows};
+  const int64_t block = least(16, most(4, kBlockBytes / (p.r * p.w * kLanes * 4)));  // whose input rows stay in the first-level cache
+  return {vecs, (vecs + block - 1) / block, (p.p + kBlockRows - 1) / kBlockRows};
 }
 
 // The taps (t, r) of one output row that fall inside the input: offsets of the input row and of the filter row.
@@ -36,7 +38,6 @@ constexpr int kMaxEntries = 64;
 struct Row {
   int64_t x[kMaxEntries], w[kMaxEntries];
   int entries;
-  int64_t next;  // offset of the input row that the next output row will read first of all, or 0
 };
 
 template <class IO>
@@ -115,11 +116,6 @@ CK_INLINE void step(const ConvProblem& p, const ConvArgs& a, const Row& row, int
   const float* w = static_cast<const float*>(a.weights) + k * p.t * p.r * p.s;
   const float* x_n = at<const float>(a.x, n, 0, 0, 0) + k;
   const int64_t w0 = q * kStride - p.pad_w_lo;
-  if (row.next) {  // its lines and those of the next results, on the way
-    const float* next = x_n + row.next + w0 * a.x.pixel;
-    for (int j = 0; j < kPixels * kStride; ++j) __builtin_prefetch(next + j * a.x.pixel, 0, 2);
-    for (int i = 0; i < kPixels; ++i) __builtin_prefetch(y + a.y.row + i * a.y.pixel, 1, 2);
-  }
   if (count == kPixels && w0 >= 0 && w0 + (kPixels - 1) * kStride + kS <= p.w)
     pixels<kS, kStride, false>(p, a, row, x_n, w, q, kPixels, y, residual, bias, io);
   else
@@ -132,8 +128,8 @@ void run_width(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t l
   for (int64_t task = first; task < last; ++task) {
     const int64_t block = task % l.blocks, rows = task / l.blocks % l.row_blocks, z = task / (l.blocks * l.row_blocks) % p.z,
                   n = task / (l.blocks * l.row_blocks * p.z);
-    const int64_t k_first = block * kBlockVecs * kLanes, k_last = least(p.k, k_first + kBlockVecs * kLanes);
-    for (int64_t prow = rows * kBlockRows; prow < least(p.p, (rows + 1) * kBlockRows); ++prow) {
+    const int64_t k_first = l.vecs * block / l.blocks * kLanes, k_last = least(p.k, l.vecs * (block + 1) / l.blocks * kLanes);
+    for (int64_t prow = p.p * rows / l.row_blocks; prow < p.p * (rows + 1) / l.row_blocks; ++prow) {
       if constexpr (kS == 0) {
         for (int64_t k = k_first; k < k_last; k += kLanes) {
           if (p.k - k >= kLanes) generic_row(p, a, n, z, prow, k, kLanes, Full{});
@@ -142,8 +138,6 @@ void run_width(const ConvProblem& p, const ConvArgs& a, int64_t first, int64_t l
       } else {
         Row row;
         row.entries = 0;
-        const int64_t h_next = (prow + 1) * p.stride_h - p.pad_h_lo + (p.r - 1) * p.dil_h;
-        row.next = p.z == 1 && h_next > 0 && h_next < p.h ? h_next * a.x.row : 0;
         for (int64_t t = 0; t < p.t; ++t)
           for (int64_t r = 0; r < p.r; ++r) {
             const int64_t d = source(z, t, p.stride_d, p.pad_d_lo, p.dil_d, p.d), h = source(prow, r, p.stride_h, p.pad_h_lo, p.dil_h, p.h);

@@ -19,7 +19,7 @@ namespace ck {
 namespace CK_ISA {
 namespace {
 
-constexpr int64_t kFewTiles = 4;  // of an image (across: of the batch) that share what is read of the weights
+constexpr int64_t kFewTiles = 6;  // of the batch: the weights come from memory as fast as they are used
 
 enum class Mode { kFlat, kRows, kTransposed };
 
@@ -34,7 +34,7 @@ void first_tile(const Tile& t) {
     for (int j = 0; j < kVecs; ++j) acc[i][j] = splat(0.f);
   if (t.ahead) fetch_outputs<kPixels, kVecs>(t);
   for (int64_t e = 0; e < t.entries; ++e) {
-    const float* x = t.x[e * kPixels];
+    const float* x = t.x[e];
     const float* w = t.w + t.tap[e] * kWidth * kVecs * kLanes;
     __builtin_prefetch(x + t.ahead, 0, 2);
     __builtin_prefetch(x + t.ahead + 16, 0, 2);
@@ -55,10 +55,10 @@ void first_tile(const Tile& t) {
   finish(t, acc);
 }
 
-// Its instance for a window row of `width` floats and outputs `pitch` floats apart, or null.
-CK_INLINE TileFn first_tile_fn(int vecs, int pixels, int64_t width, int64_t pitch) {
+// Its instance for panels of two vectors, a window row of `width` floats and outputs `pitch` floats apart, or null.
+CK_INLINE TileFn first_tile_fn(int pixels, int64_t width, int64_t pitch) {
   constexpr int kFull = kTile[2];
-  if (vecs != 2 || pixels < kFull - 1) return nullptr;
+  if (pixels < kFull - 1) return nullptr;
 #define CK_FIRST(w, p) \
   if (width == (w) && pitch == (p)) return pixels == kFull ? first_tile<kFull, 2, w, p> : first_tile<kFull - 1, 2, w, p>;
   CK_FIRST(9, 3)    // VGG, DenseNet for small images: 3x3
@@ -73,6 +73,7 @@ CK_INLINE TileFn first_tile_fn(int vecs, int pixels, int64_t width, int64_t pitc
 struct Shape {
   Mode mode;
   bool across;         // tiles run across images
+  bool few;            // 
   int64_t pixels;      // flat: outputs of one image; rows, transposed: outputs of one row (of one residue)
   int64_t tile;        // pixels of the largest tile: the smallest kTile of the panels in use
   int64_t tiles;       // of one image (across: of the batch)
@@ -83,18 +84,18 @@ struct Shape {
   Split split;
 };
 
+CK_INLINE int64_t apart(const Shape& s) { return s.entries == 1 ? 512 : 1024; }
+
 CK_INLINE Shape shape_of(const ConvProblem& p, int64_t images) {
   Shape s;
   const int64_t c_group = p.c / p.groups;
-  s.split = split_of(p);
   s.mode = p.transposed ? Mode::kTransposed : (p.groups == 1 && p.c < 16 && p.dil_w == 1 && p.s > 1) ? Mode::kRows : Mode::kFlat;
   s.across = s.mode == Mode::kFlat && p.z * p.p * p.q < kTilePixels;
   // A last panel of three vectors takes narrower tiles; its outputs are the same bits, so the tile may be split there.
   s.tile = kTilePixels;
   s.entries = s.mode == Mode::kRows ? p.t * p.r : p.t * p.r * p.s;
   s.c = s.mode == Mode::kRows ? p.s * c_group : c_group;
-  const int64_t apart = s.entries == 1 ? 512 : 1024;
-  s.staged = s.mode == Mode::kFlat && !s.across && p.groups == 1 && kTilePixels > 8 && p.c % kLanes == 0 && p.c * p.stride_w % apart == 0;
+  s.staged = s.mode == Mode::kFlat && !s.across && p.groups == 1 && kTilePixels > 8 && p.c % kLanes == 0 && p.c * p.stride_w % apart(s) == 0;
   s.row_floats = s.mode == Mode::kRows ? ((s.tile - 1) * p.stride_w + p.s) * p.c : s.staged ? c_group + kLanes : 0;
   if (s.mode == Mode::kFlat) {
     s.pixels = p.z * p.p * p.q * (s.across ? images : 1);
@@ -104,6 +105,8 @@ CK_INLINE Shape shape_of(const ConvProblem& p, int64_t images) {
     s.pixels = (p.q + step - 1) / step;
     s.tiles = p.z * p.p * step * ((s.pixels + s.tile - 1) / s.tile);
   }
+  s.few = s.mode == Mode::kFlat && (s.across ? s.tiles : images * s.tiles) <= kFewTiles;
+  s.split = split_of(p, s.few ? l2_bytes / 8 : l2_bytes * 5 / 8);
   return s;
 }
 
@@ -124,12 +127,12 @@ CK_INLINE int64_t scratch_layout(const ConvProblem& p, const Shape& s, char* at,
     out->tap = reinterpret_cast<int32_t*>(at + zeros + 2 * table);
     out->rows = reinterpret_cast<float*>(at + zeros + 2 * table + taps);
   }
-  return zeros + 2 * table + taps + align64(s.row_floats * 4 * (s.staged ? s.tile * s.entries : p.t * p.r));
+  return zeros + 2 * table + taps + align64(s.row_floats * 4 * (s.staged ? s.tile * s.entries * (s.few ? s.tiles : 1) : p.t * p.r));
 }
 
-// Pointers of the window rows of outputs (z, row, q .. q + count): see the header, few channels.
+// Pointers of the window rows of outputs (z, row, q .. q + count): see the header, few channels. `side_by_side`: of the first of them alone.
 CK_INLINE int64_t point_rows(const ConvProblem& p, const Shape& s, const View& x, int64_t n, int64_t z, int64_t row, int64_t q, int count,
-                             const Scratch& scratch) {
+                             bool side_by_side, const Scratch& scratch) {
   const int64_t w0 = q * p.stride_w - p.pad_w_lo, width = (count - 1) * p.stride_w + p.s;
   const bool inside = w0 >= 0 && w0 + width <= p.w && x.pixel == p.c;
   const int64_t from = most(0, -w0), to = most(from, least(width, p.w - w0));
@@ -156,7 +159,9 @@ CK_INLINE int64_t point_rows(const ConvProblem& p, const Shape& s, const View& x
         for (int64_t i = to * p.c; i < width * p.c; ++i) staged[i] = 0.f;
         base = staged;
       }
-      for (int i = 0; i < count; ++i) scratch.x[entries * count + i] = base + i * p.stride_w * p.c;
+      if (side_by_side) scratch.x[entries] = base;
+      else
+        for (int i = 0; i < count; ++i) scratch.x[entries * count + i] = base + i * p.stride_w * p.c;
       scratch.tap[entries++] = static_cast<int32_t>(t * p.r + r);
     }
   return entries;
@@ -184,15 +189,21 @@ CK_INLINE int64_t point_transposed(const ConvProblem& p, const View& x, int64_t 
   return entries;
 }
 
-// All panels [first, last) of one tile. `x` is a table of s.tile-wide rows made for `count` pixels.
+// Which weights a task fetches while it works: its own (nobody fetched them before), or those that will be read `next` floats behind them.
+struct Fetch {
+  bool cold = false;
+  int64_t next = 0, tile = 0, tiles = 0;
+};
+
+// All panels [first, last) of one tile; `first_tile` in place of the usual kernel. `x` is a table of s.tile-wide rows made for `count` pixels.
 CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a, int64_t first, int64_t last, int count, int64_t entries,
-                        float* y, int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch, int64_t ahead) {
+                        float* y, int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch, int64_t ahead, const Fetch& fetch, TileFn first_tile = nullptr) {
   const int64_t c_group = p.c / p.groups, rows = taps_of(p) * c_group;
   const Panels& panels = s.split.panels;
   const float* weights = static_cast<const float*>(a.weights);
   const float* bias = static_cast<const float*>(a.bias);
   for (int64_t i = first; i < last; ++i) {
-    const int64_t g = i / panels.count, j = i % panels.count;
+    const int64_t g = p.groups == 1 ? 0 : i / panels.count, j = i - g * panels.count;
     const int vecs = panel_width(panels, j);
     const int64_t k_first = panel_first(panels, j) * kLanes, k = g * panels.group_k + k_first;
     Tile t{scratch.x,
@@ -208,11 +219,11 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
            least(vecs * kLanes, panels.group_k - k_first),
            &p.act};
     t.x_channel = g * c_group;
-    if (s.tiles <= kFewTiles) t.w_ahead = kWeightsAhead;
-    if (ahead && i - first < 7) t.ahead = ahead + (i - first) * 8 * s.c;
+    t.ahead = ahead && i - first < 7 ? ahead + (i - first) * kFetch / kChunk * s.c : 0;
+    if (fetch.cold) t.fetch = t.w + kWeightsAhead, t.fetch_all = true;
+    else if (fetch.next) fetch_share(t, t.w + fetch.next, vecs * kLanes * rows, fetch.tile, fetch.tiles);
     if (count <= kTile[vecs]) {
-      const TileFn first = s.mode == Mode::kRows ? first_tile_fn(vecs, count, s.c, p.stride_w * p.c) : nullptr;
-      (first ? first : tile_fn(vecs, count))(t);
+      (first_tile ? first_tile : tile_fn(vecs, count))(t);
       continue;
     }
     // A wider panel takes fewer pixels at a time: halves (or thirds) of the tile.
@@ -232,28 +243,47 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
 
 void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first, int64_t last, void* memory) {
   const Shape s = shape_of(p, images);
+  const bool staged = s.staged && a.x.pixel * p.stride_w % apart(s) == 0;
   Scratch scratch;
   scratch_layout(p, s, static_cast<char*>(memory), &scratch);
   for (int64_t c = 0; c < p.c; ++c) scratch.zeros[c] = 0.f;
   const Table table{scratch.x, scratch.tap, scratch.zeros};
   const int64_t tiles = s.across ? s.tiles : images * s.tiles;
-  for (int64_t task = first; task < last; ++task) {
-    const int64_t super = task / tiles, tile = task % tiles;
-    const int64_t panel_from = s.split.total * super / s.split.supers, panel_to = s.split.total * (super + 1) / s.split.supers;
-    const int64_t n = s.across ? 0 : tile / s.tiles, in_image = s.across ? tile : tile % s.tiles;
+  int64_t super = first / tiles, tile = first % tiles;
+  int64_t n = s.across ? 0 : tile / s.tiles, in_image = s.across ? tile : tile % s.tiles;
+  int64_t pixel = s.pixels * in_image / s.tiles, panel_from = s.split.total * super / s.split.supers,
+          panel_to = s.split.total * (super + 1) / s.split.supers;
+  const auto advance = [&] {  // to the next task without divisions: a tile of few channels takes 300 cycles
+    ++tile;
+    if (++in_image < s.tiles) return;
+    in_image = pixel = 0;
+    if (++n < images && !s.across) return;
+    n = tile = 0, ++super;
+    panel_from = panel_to, panel_to = s.split.total * (super + 1) / s.split.supers;
+  };
+  for (int64_t task = first; task < last; ++task, advance()) {
     if (s.mode == Mode::kFlat) {
-      const int64_t m = s.pixels * in_image / s.tiles;
-      const int count = static_cast<int>(s.pixels * (in_image + 1) / s.tiles - m);
+      const int64_t m = pixel;
+      pixel = s.pixels * (in_image + 1) / s.tiles;
+      const int count = static_cast<int>(pixel - m);
       const int64_t entries = point_flat(p, s.across, a.x, n, m, count, table);
       // The next tile's pixels follow this one's, if the filter leaves none out.
-      int64_t ahead = p.stride_w <= p.s ? count * p.stride_w * a.x.pixel : 0;
-      if (s.staged && entries)
-        for (int64_t i = 0; i < entries * count; ++i) {
-          float* row = scratch.rows + i * s.row_floats;
-          for (int64_t c = 0; c < s.c; c += kLanes) store(row + c, load(scratch.x[i] + c));
+      int64_t ahead = p.stride_w <= p.s && !s.few ? count * p.stride_w * a.x.pixel : 0;
+      if (staged && entries) {
+        float* row = scratch.rows + (s.few ? in_image * s.tile * s.entries * s.row_floats : 0);
+        const bool done = s.few && images == 1 && task - tiles >= first;
+        for (int64_t i = 0; i < entries * count; ++i, row += s.row_floats) {
+          if (!done)
+            for (int64_t c = 0; c < s.c; c += kLanes) store(row + c, load(scratch.x[i] + c));
           if (i == 0 && ahead) ahead = s.entries == 1 ? ahead + (scratch.x[0] - row) : 0;
           scratch.x[i] = row;
         }
+      }
+      Fetch fetch;
+      if (s.few) {
+        fetch.cold = task == first || tiles == 1;
+        if (task + tiles < last) fetch.next = (panel_to - panel_from) * 2 * kLanes * taps_of(p) * (p.c / p.groups), fetch.tile = tile, fetch.tiles = tiles;
+      }
       // Within an image the pixels of y are evenly spaced; across images only if the images are (they are one pixel or dense).
       const int64_t image = p.z * p.p * p.q;
       if (!s.across || a.y.image == image * a.y.pixel) {
@@ -263,7 +293,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
           if (a.residual.data)
             residual = s.across ? static_cast<const float*>(a.residual.data) + m * a.residual.pixel
                                 : at<float>(a.residual, n, 0, 0, 0) + m * a.residual.pixel;
-          multiply(p, s, a, panel_from, panel_to, count, entries, y, a.y.pixel, residual, a.residual.pixel, scratch, ahead);
+          multiply(p, s, a, panel_from, panel_to, count, entries, y, a.y.pixel, residual, a.residual.pixel, scratch, ahead, fetch);
           continue;
         }
       }
@@ -271,7 +301,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
         const int64_t at_n = (m + i) / image, at_m = (m + i) % image;
         const int64_t e = point_flat(p, true, a.x, 0, m + i, 1, table);
         multiply(p, s, a, panel_from, panel_to, 1, e, at<float>(a.y, at_n, 0, 0, 0) + at_m * a.y.pixel, 0,
-                 a.residual.data ? at<float>(a.residual, at_n, 0, 0, 0) + at_m * a.residual.pixel : nullptr, 0, scratch, 0);
+                 a.residual.data ? at<float>(a.residual, at_n, 0, 0, 0) + at_m * a.residual.pixel : nullptr, 0, scratch, 0, Fetch{});
       }
       continue;
     }
@@ -285,11 +315,13 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
     const int count = static_cast<int>(pixels * (part + 1) / row_tiles - from);
     if (!count) continue;
     const int64_t q = residue + from * step;
-    const int64_t entries = s.mode == Mode::kRows ? point_rows(p, s, a.x, n, z, row, q, count, scratch)
+    const bool pairs = s.mode == Mode::kRows && s.split.panels.vecs % 2 == 0;
+    const TileFn first_tile = pairs ? first_tile_fn(count, s.c, p.stride_w * p.c) : nullptr;
+    const int64_t entries = s.mode == Mode::kRows ? point_rows(p, s, a.x, n, z, row, q, count, first_tile != nullptr, scratch)
                                                   : point_transposed(p, a.x, n, z, row, q, count, scratch);
     multiply(p, s, a, panel_from, panel_to, count, entries, at<float>(a.y, n, z, row, q), step * a.y.pixel,
              a.residual.data ? at<float>(a.residual, n, z, row, q) : nullptr, step * a.residual.pixel, scratch,
-             s.mode == Mode::kRows ? count * p.stride_w * p.c : 0);
+             s.mode == Mode::kRows ? count * p.stride_w * p.c : 0, Fetch{}, first_tile);
   }
 }
 

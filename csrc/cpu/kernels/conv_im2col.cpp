@@ -32,7 +32,7 @@ CK_INLINE Layout layout_of(const ConvProblem& p) {
 
 void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first, int64_t last, void* memory) {
   const Layout l = layout_of(p);
-  const Split split = split_of(p);
+  const Split split = split_of(p, l2_bytes * 5 / 8);
   char* at_byte = static_cast<char*>(memory);
   float* zeros = reinterpret_cast<float*>(at_byte);
   const Table table{reinterpret_cast<const float**>(at_byte + l.zeros), reinterpret_cast<int32_t*>(at_byte + l.zeros + l.pointers), zeros};
@@ -101,7 +101,7 @@ int64_t scratch_bytes(const ConvProblem& p) {
   const Layout l = layout_of(p);
   return l.zeros + l.pointers + l.taps + align64(l.window * kTilePixels * 4);
 }
-int64_t tasks(const ConvProblem& p, int64_t images) { return split_of(p).supers * images * layout_of(p).tiles; }
+int64_t tasks(const ConvProblem& p, int64_t images) { return split_of(p, l2_bytes * 5 / 8).supers * images * layout_of(p).tiles; }
 int64_t packed_bytes(const ConvProblem& p) { return gemm_packed_bytes(p); }
 int64_t pack_tasks(const ConvProblem& p) { return gemm_pack_tasks(p); }
 void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) {

@@ -19,28 +19,37 @@ namespace ck {
 namespace CK_ISA {
 namespace {
 
+constexpr int64_t kMaxGroup = 4, kMaxBlock = 128;
+
 // A tile has kIn x kIn inputs and kOut x kOut outputs; filters are kIn + 1 - kOut wide.
 constexpr float kP = 0.625f, kQ = 1.5f, kP2 = kP * kP, kQ2 = kQ * kQ;  // the points, exact
 
 struct Layout {
   int64_t rows, columns, tiles;  // tiles of one image
-  int64_t block;                 // tiles of a block
+  int64_t block, blocks;         // tiles of a block at most, blocks of all images
   int64_t stride;                // floats from one tile of V to the next: off the powers of two, which fall into one cache set
   Panels panels;
+  int64_t group, groups;  // panels that share a task at most, groups of panels
+  bool far;               // U does not stay in the second-level cache
 };
 
-constexpr int64_t kMaxBlock = 2 * kMaxTile;
-
+// U in the second-level cache, or nearly: few tiles, whose V stays there too, and a panel after the other. A larger U is read once for each
+// block: twice the tiles, and product by product for a group of panels, so that what is in use at a time stays small.
 template <int kIn, int kOut>
 CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
   Layout l;
   l.rows = (p.p + kOut - 1) / kOut;
   l.columns = (p.q + kOut - 1) / kOut;
   l.tiles = l.rows * l.columns;
-  const int64_t usual = kIn * kIn * kMaxBlock * p.c * 4 <= l2_bytes * 5 / 8 ? kMaxBlock : kMaxTile;
-  l.block = images * l.tiles <= kMaxBlock ? images * l.tiles : usual;
   l.stride = (p.c + kLanes - 1) / kLanes * kLanes + kLanes;
   l.panels = panels_of(p);
+  const int64_t bytes = kIn * kIn * p.c * l.panels.vecs * kLanes * 4;
+  l.far = bytes > l2_bytes / 2;
+  const bool large = bytes > 2 * l2_bytes;
+  l.block = least(images * l.tiles, !large ? 2 * kMaxTile : kIn == 4 ? kMaxBlock : 4 * kMaxTile);
+  l.blocks = (images * l.tiles + l.block - 1) / l.block;
+  l.group = !large ? 1 : l.blocks * l.panels.count < 32 ? kMaxGroup / 2 : kMaxGroup;
+  l.groups = (l.panels.count + l.group - 1) / l.group;
   return l;
 }
 
@@ -171,40 +180,52 @@ int64_t packed_bytes(const ConvProblem& p) {
 
 template <int kIn, int kOut>
 void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first, int64_t last, void* memory) {
+  constexpr int kProducts = kIn * kIn;
   const Layout l = layout_of<kIn, kOut>(p, images);
   float* v = static_cast<float*>(memory);
-  float* m = v + kIn * kIn * l.block * l.stride;
-  const int64_t tiles = images * l.tiles, blocks = (tiles + l.block - 1) / l.block;
+  float* m = v + kProducts * l.block * l.stride;
+  const int64_t tiles = images * l.tiles;
   const Activation none{Act::kNone, 0, 0};
-  const int64_t w_ahead = packed_bytes<kIn>(p) > l2_bytes && blocks <= 4 ? kWeightsAhead : 0;  // read a few times only: from memory
   const int32_t tap = 0;
   int64_t transformed = -1;
   int count = 0;
   for (int64_t task = first; task < last; ++task) {
-    const int64_t block = task / l.panels.count, panel = task % l.panels.count;
-    const int64_t tile = tiles * block / blocks;
+    const int64_t block = task / l.groups, group = task % l.groups, tile = tiles * block / l.blocks;
     if (block != transformed) {
-      count = static_cast<int>(tiles * (block + 1) / blocks - tile);
+      count = static_cast<int>(tiles * (block + 1) / l.blocks - tile);
       transform_inputs<kIn, kOut>(p, a, l, tile, count, v);
       transformed = block;
     }
-    const int vecs = panel_width(l.panels, panel), width = vecs * kLanes, parts = (count + kTile[vecs] - 1) / kTile[vecs];
-    const int64_t k = panel_first(l.panels, panel) * kLanes, m_step = l.block * width;
-    const float* u = static_cast<const float*>(a.weights) + k * kIn * kIn * p.c;
-    for (int i = 0; i < kIn * kIn; ++i, u += p.c * width)
-      for (int part = 0; part < parts; ++part) {
-        const int from = count * part / parts, to = count * (part + 1) / parts;
-        const float* x[kTilePixels];
-        for (int t = from; t < to; ++t) x[t - from] = v + (i * l.block + t) * l.stride;
-        tile_fn(vecs, to - from)(Tile{x, &tap, 1, p.c, u, m + i * m_step + from * width, nullptr, width, 0, nullptr, width, &none, 0, w_ahead});
+    const int64_t from = l.panels.count * group / l.groups, to = l.panels.count * (group + 1) / l.groups;
+    const auto weights = [&](int64_t i, int64_t panel) {
+      return static_cast<const float*>(a.weights) + (panel_first(l.panels, panel) * kProducts + i * panel_width(l.panels, panel)) * kLanes * p.c;
+    };
+    const auto products = [&](int64_t panel) { return m + (panel - from) * 2 * kLanes * kProducts * l.block; };
+    for (int i = 0; i < kProducts; ++i)
+      for (int64_t panel = from; panel < to; ++panel) {
+        const int vecs = panel_width(l.panels, panel), width = vecs * kLanes, parts = (count + kTile[vecs] - 1) / kTile[vecs];
+        const float* u = weights(i, panel);
+        // The weights of the next product are fetched meanwhile, each part of the tiles a share.
+        const float* next = panel + 1 < to ? weights(i, panel + 1) : i + 1 < kProducts ? weights(i + 1, from) : u;
+        for (int part = 0; part < parts; ++part) {
+          const int t_from = count * part / parts, t_to = count * (part + 1) / parts;
+          const float* x[kTilePixels];
+          for (int t = t_from; t < t_to; ++t) x[t - t_from] = v + (i * l.block + t) * l.stride;
+          Tile t{x, &tap, 1, p.c, u, products(panel) + (i * l.block + t_from) * width, nullptr, width, 0, nullptr, width, &none};
+          if (l.far) fetch_share(t, next, p.c * width, part, parts);
+          tile_fn(vecs, t_to - t_from)(t);
+        }
       }
-    for (int t = 0; t < count; ++t) {
-      const int64_t n = (tile + t) / l.tiles, row = (tile + t) % l.tiles / l.columns * kOut, column = (tile + t) % l.columns * kOut;
-      for (int j = 0; j < vecs; ++j) {
-        const int64_t k_j = k + j * kLanes;
-        const float* m_t = m + t * width + j * kLanes;
-        if (p.k - k_j >= kLanes) gather<kIn, kOut>(p, a, n, row, column, m_t, m_step, k_j, Full{});
-        else if (p.k > k_j) gather<kIn, kOut>(p, a, n, row, column, m_t, m_step, k_j, Part{static_cast<int>(p.k - k_j)});
+    for (int64_t panel = from; panel < to; ++panel) {
+      const int vecs = panel_width(l.panels, panel), width = vecs * kLanes;
+      for (int t = 0; t < count; ++t) {
+        const int64_t n = (tile + t) / l.tiles, row = (tile + t) % l.tiles / l.columns * kOut, column = (tile + t) % l.columns * kOut;
+        for (int j = 0; j < vecs; ++j) {
+          const int64_t k = (panel_first(l.panels, panel) + j) * kLanes;
+          const float* m_t = products(panel) + t * width + j * kLanes;
+          if (p.k - k >= kLanes) gather<kIn, kOut>(p, a, n, row, column, m_t, l.block * width, k, Full{});
+          else if (p.k > k) gather<kIn, kOut>(p, a, n, row, column, m_t, l.block * width, k, Part{static_cast<int>(p.k - k)});
+        }
       }
     }
   }
@@ -232,14 +253,16 @@ double cost(const ConvProblem& p) {
   return (gemm + transforms) / kVectorsPerMicrosecond + static_cast<double>(packed_bytes<kIn>(p)) / kBytesPerMicrosecond;
 }
 
+template <int kIn, int kOut>
 int64_t scratch_bytes(const ConvProblem& p) {
-  return align64(36 * kMaxBlock * (layout_of<6, 4>(p, 1).stride + kMaxVecs * kLanes) * 4);
+  const Layout l = layout_of<kIn, kOut>(p, kMaxBlock);  // blocks are as large as they get
+  return align64(kIn * kIn * l.block * (l.stride + (2 * l.group + 1) * kLanes) * 4);
 }
 
 template <int kIn, int kOut>
 int64_t tasks(const ConvProblem& p, int64_t images) {
   const Layout l = layout_of<kIn, kOut>(p, images);
-  return (images * l.tiles + l.block - 1) / l.block * l.panels.count;
+  return l.blocks * l.groups;
 }
 
 int64_t pack_tasks(const ConvProblem& p) { return panels_of(p).count; }
@@ -287,7 +310,7 @@ void pack(const ConvProblem& p, const void* weights, const void* scale, void* pa
 
 template <int kIn, int kOut>
 constexpr ConvKernel row(const char* name) {
-  return {name, refuse<kIn, kOut>, cost<kIn, kOut>, scratch_bytes, tasks<kIn, kOut>, run<kIn, kOut>, packed_bytes<kIn>, pack_tasks, pack<kIn, kOut>};
+  return {name, refuse<kIn, kOut>, cost<kIn, kOut>, scratch_bytes<kIn, kOut>, tasks<kIn, kOut>, run<kIn, kOut>, packed_bytes<kIn>, pack_tasks, pack<kIn, kOut>};
 }
 
 }  // namespace

@@ -7,6 +7,8 @@ import importlib.util
 import itertools
 import json
 import math
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -14,10 +16,10 @@ import pytest
 
 import golden
 import graphs
-from convkern import cli
-from convkern.bench import harness, layers, onnx_graph, peers, plot, report, shapefile
+from convkern import _core, cli
+from convkern.bench import facts, harness, layers, limit, onnx_graph, peers, plot, report, shapefile
 from convkern.compiler import compile
-from convkern.errors import DataError, Unsupported
+from convkern.errors import ConvkernError, DataError, Unsupported
 from convkern.graph import Graph
 from convkern.models import get_model
 
@@ -442,3 +444,75 @@ def test_plots(document, tmp_path, capsys):
     for name, words in (("run.txt", ".png"), ("no/folder/run.png", "no such folder")):
         assert cli.main([*argv, str(tmp_path / name)]) == 2
         assert words in capsys.readouterr().err
+
+
+# Facts beside the time of a call
+
+
+def test_facts_of_a_model(capsys, tmp_path):
+    words = ["bench", "facts", "mobilenet_v2", "--facts", "first", "memory", "--peers", "onnxruntime", "--threads", "1"]
+    file = tmp_path / "facts.json"
+    assert cli.main([*words, "--json", str(file)]) == 0
+    text = capsys.readouterr().out
+    (row,) = json.loads(file.read_text())["rows"]
+    assert list(row["first"]) == list(row["memory"]) == ["convkern", "convkern.lean", "onnxruntime"]
+    assert all(kind in text for kind in row["first"])
+    for kind, first in row["first"].items():
+        assert 0 < first["second"] < first["first"]
+        assert kind == "onnxruntime" or 0 < first["plan"] < first["first"]
+    weights = 4 * 3_504_872  # parameters
+    for kind, memory in row["memory"].items():
+        assert memory["process"] == memory["peak"] + memory["imported"]
+        assert memory["peak"] > max(weights, memory["weights"])
+        if kind != "onnxruntime":
+            assert memory["weights"] > weights and memory["packed"] > weights / 2
+            assert memory["peak"] > memory["weights"] + memory["packed"] / 2
+    assert row["memory"]["convkern.lean"]["packed"] <= row["memory"]["convkern"]["packed"]
+
+
+def test_facts_of_batches_and_threads(capsys):
+    words = ["bench", "facts", "lenet5", "--facts", "batch", "threads", "--peers", "none", "--threads", "2"]
+    assert cli.main([*words, "--seconds", "0.01", "--rounds", "2", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert set(row) == {"model", "batch", "threads"}
+    assert row["batch"]["ratio"] > 0 and row["batch"]["8"] > 0 and row["batch"]["32"] > 0
+    assert row["threads"]["1"] > 0 and row["threads"]["ratio"] > 0
+
+
+def test_facts_that_are_none():
+    with pytest.raises(Unsupported, match="no fact 'colour'"):
+        facts.run("lenet5", ["colour"], 1)
+    with pytest.raises(ConvkernError, match="no_such_model"):
+        facts.run("no_such_model", ["first"], 1)
+
+
+# Fewer instructions than the machine has
+
+
+@pytest.mark.skipif("avx2" not in _core.isas(), reason="a machine without AVX2")
+def test_a_limited_process(tmp_path):
+    """All see the same: our table, and CPUID, where it can be masked."""
+    code = (
+        "import json, sys; from convkern import _core; from convkern.bench import limit; "
+        "json.dump([_core.isa(), _core.isas(), limit.limited('avx2'), limit.masked()], open(sys.argv[1], 'w'))"
+    )
+    environment = limit.environment("avx2", tmp_path)
+    for key in ("CONVKERN_ISA", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
+        assert environment[key].lower() == "avx2"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "seen")], env=environment, check=True)
+    isa, isas, limited, masked = json.loads((tmp_path / "seen").read_text())
+    assert isa == "avx2" and limited
+    assert masked == ("avx512" not in isas or "avx512" not in _core.isas())
+    assert not limit.limited("avx2")
+
+
+@pytest.mark.skipif("avx2" not in _core.isas(), reason="a machine without AVX2")
+def test_bench_limited_to_avx2(tmp_path):
+    (tmp_path / "tiny.txt").write_text(f"{TINY}\n")
+    words = ["bench", "peers", "--layers", str(tmp_path / "tiny.txt"), "--peers", "onnxruntime", "--isa", "avx2"]
+    file = tmp_path / "run.json"
+    assert cli.main([*words, "--seconds", "0.002", "--rounds", "2", "--json", str(file)]) == 0
+    doc = report.read(file)
+    assert doc["machine"]["isa"] == "avx2"
+    assert list(doc["peers"]) in ([], ["onnxruntime"])  # left out where it cannot be limited
+    assert doc["rows"][0]["kernel"].startswith("conv_")

@@ -547,6 +547,23 @@ def test_lean_weights_are_not_enlarged(isa: str) -> None:
     assert make(problem, data).steps()[0]["packed_bytes"] > data.nbytes
 
 
+def test_lean_reads_large_dense_weights_where_they_lie(isa: str, rng: np.random.Generator) -> None:
+    problem = replace(VGG_LAYER, d=1, h=1, w=1, c=1030, k=1027, r=1, s=1, pad_lo=(0, 0, 0), pad_hi=(0, 0, 0))
+    data = oracle.conv_data(problem, rng, 5)
+    weight = _core.Parameter(data.w)
+    plan = make(problem, weight, lean=True, bias=data.bias)
+    (step,) = plan.steps()
+    assert (step["kernel"], step["packed_bytes"], weight.packed_bytes) == ("conv_dense", 0, 0)
+    got = plan.run([data.x], threads=2)[0]
+    tolerance.assert_exact(got, data.want)
+    tolerance.assert_exact(plan.run([data.x[2:3]], threads=1)[0], got[2:3])
+    # A folded scale goes into weights when they are packed.
+    scale = np.full(problem.k, 2, np.float32)
+    scaled = make(problem, _core.Parameter(data.w, scale), lean=True, bias=data.bias)
+    assert scaled.steps()[0]["packed_bytes"] >= data.w.nbytes
+    tolerance.assert_exact(scaled.run([data.x])[0], 2 * data.want - data.bias)
+
+
 def test_unknown_kernel() -> None:
     with pytest.raises(Unsupported, match="conv_magic"):
         make(VGG_LAYER, np.zeros(VGG_LAYER.w_shape, "f4"), algo="conv_magic")

@@ -1,7 +1,7 @@
 """Checks what a compiler made of the register tiles of gemm.h for aarch64: the speed of all dense convolutions.
 
-The inner loop of tile<pixels, vectors> takes four channels at a time: 4 x pixels x vectors FMAs, of which none may have
-fallen apart into a multiplication and an addition, and no accumulator may live on the stack.
+The inner loop of tile<pixels, vectors> takes kChunk channels at a time: 16 x pixels x vectors FMAs, of which none may
+have fallen apart into a multiplication and an addition, and no accumulator may live on the stack.
 
     python tools/check_neon.py BUILD_FOLDER [OBJDUMP]
 """
@@ -51,7 +51,7 @@ def main() -> None:
             seen += 1
             pixels, vectors = int(tile[1]), int(tile[2])
             what = f"{path.name}: tile<{pixels}, {vectors}>"
-            wanted = 4 * pixels * vectors
+            wanted = 16 * pixels * vectors
             loops = [loop for loop in inner_loops(code) if sum(i.startswith("fmla") for i in loop) == wanted]
             loop = min(loops, key=len, default=[])
             stack = sum("[sp" in i for i in loop)

@@ -53,7 +53,7 @@ void list_kernels(py::list& out, const char* family, const std::vector<const K*>
   for (const K* row : rows) {
     py::dict d;
     d["family"] = family, d["name"] = row->name, d["isa"] = isa, d["bf16"] = false;
-    if constexpr (std::is_same_v<K, ConvKernel>) d["bf16"] = row->bf16;
+    if constexpr (std::is_same_v<K, ConvKernel> || std::is_same_v<K, PoolKernel> || std::is_same_v<K, MapKernel>) d["bf16"] = row->bf16;
     out.append(d);
   }
 }

@@ -53,7 +53,7 @@ struct Kernel {
   int64_t (*packed_bytes)(const Problem&) = nullptr;
   int64_t (*pack_tasks)(const Problem&) = nullptr;
   void (*pack)(const Problem&, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) = nullptr;
-  bool bf16 = false;  // computes in bfloat16, and takes tensors stored so
+  bool bf16 = false;  // takes tensors stored as bfloat16
   // Optional: the same from the weights T R S K/G C of the layer whose gradient this convolution is, the taps in reverse order if `flip`.
   void (*pack_swapped)(const Problem&, const void* weights, bool flip, void* packed, int64_t first, int64_t last) = nullptr;
 };

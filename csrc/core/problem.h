@@ -36,7 +36,7 @@ struct Activation {
   double a, b;
 };
 
-// The bfloat16 arithmetic that a convolution may use: none unless asked for, else what the machine has.
+// The bfloat16 that a plan may use: none unless asked for, else what the machine has.
 enum class Bf16 : int32_t {
   kOff,
   kPairs,  // AVX512_BF16
@@ -78,6 +78,8 @@ struct PoolProblem {
   int32_t adaptive;  // 1: window of output i is [floor(i*in/out), ceil((i+1)*in/out))
   int32_t indices;   // max: also write the int64 index of the maximum within the input's d*h*w
   PoolKind kind;
+  Bf16 bf16;  // as in ConvProblem
+  int32_t x_bf16, y_bf16;
 };
 
 enum class NormKind : int32_t { kScaleShift, kLayerNorm, kLrn, kSoftmax, kLogSoftmax };
@@ -101,6 +103,8 @@ struct MapProblem {
   int64_t bd, bh, bw, bc;  // of the second operand (ignored by kUnary)
   MapKind kind;
   Activation act;
+  Bf16 bf16;  // as in ConvProblem
+  int32_t a_bf16, b_bf16, y_bf16;
 };
 
 enum class Border : int32_t { kConstant, kReflect, kReplicate, kCircular };

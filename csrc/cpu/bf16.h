@@ -15,17 +15,13 @@
 // Order     i upwards in one chain an output, pair by pair: the same bits for every strip, batch and number of threads
 // Refuses   float32 plans, transposed, groups
 #pragma once
-#include <immintrin.h>
-
 #include "core/kernel.h"
+#include "cpu/bf16_lanes.h"
 #include "simd/math.h"
-#include "simd/vec.h"
 
 namespace ck {
 namespace CK_ISA {
 namespace {
-
-typedef uint16_t bf16;
 
 constexpr int64_t kBlock = 32;              // pixels of a block
 constexpr int64_t kPanel = 2 * kLanes;      // filters of a panel
@@ -81,11 +77,6 @@ CK_INLINE Blocking blocking_of(const ConvProblem& p) {
   b.staged = b.narrow ? ((kBlock - 1) * p.stride_w + p.s) * p.c + kStepValues : 0;
   return b;
 }
-
-CK_INLINE __m512i round_pair(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
-CK_INLINE __m512 widen(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
-CK_INLINE __mmask16 lanes(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffff : n > 0 ? (1u << n) - 1 : 0); }
-CK_INLINE __mmask32 lanes32(int64_t n) { return static_cast<__mmask32>(n >= 32 ? ~0u : n > 0 ? (1u << n) - 1 : 0); }
 
 // 32 values, of which the first n exist.
 CK_INLINE __m512i load32(const float* x, int64_t n) {
@@ -321,59 +312,71 @@ CK_INLINE void run_bf16(const ConvProblem& p, const ConvArgs& a, int64_t images,
   Micro::end();
 }
 
-CK_INLINE const char* refuse_bf16(const ConvProblem& p) {
-  if (p.bf16 == Bf16::kOff) return "float32: bfloat16 is not asked for";
-  if (p.transposed) return "transposed: stays float32";
-  if (p.groups != 1) return "grouped: stays float32";
-  return nullptr;
-}
-
-// Microseconds at so many multiply-adds a nanosecond, with what gathering the windows and writing the results take.
-CK_INLINE double cost_bf16(const ConvProblem& p, double macs_per_ns) {
-  const Blocking b = blocking_of(p);
-  const double outputs = static_cast<double>(p.z * p.p * p.q), values = static_cast<double>(b.steps * kStepValues);
-  const double filters = static_cast<double>(b.vecs * kLanes);
-  return outputs * (values * filters / macs_per_ns + values * (b.band ? 0.01 : 0.05) + filters * 0.1) * 1e-3;
-}
-
-CK_INLINE int64_t scratch_bytes_bf16(const ConvProblem& p) {
-  const Blocking b = blocking_of(p);
-  return kBlock * kPanel * 4 + (b.inputs + b.staged) * 2;
-}
-CK_INLINE int64_t tasks_bf16(const ConvProblem& p, int64_t images) {
-  const Blocking b = blocking_of(p);
-  const auto strips = [&](int64_t places) __attribute__((always_inline)) { return (places + b.strip - 1) / b.strip; };
-  return b.supers * (b.band ? images * strips(b.places) : strips(images * b.places));
-}
-CK_INLINE int64_t packed_bytes_bf16(const ConvProblem& p) {
-  const Blocking b = blocking_of(p);
-  return b.steps * b.vecs * kStepWords * 2;
-}
-CK_INLINE int64_t pack_tasks_bf16(const ConvProblem& p) { return blocking_of(p).panels; }
-CK_INLINE void pack_bf16(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) {
-  const Blocking b = blocking_of(p);
-  const float* w = static_cast<const float*>(weights);
-  const float* s = static_cast<const float*>(scale);
-  for (int64_t panel = first; panel < last; ++panel) {
-    const int64_t vecs = least(2, b.vecs - 2 * panel);
-    bf16* out = static_cast<bf16*>(packed) + panel * 2 * b.steps * kStepWords;
-    for (int64_t step = 0; step < b.steps; ++step)
-      for (int64_t v = 0; v < vecs; ++v) {
-        const int64_t k = (2 * panel + v) * kLanes;
-        const __mmask16 mask = lanes(p.k - k);
-        const vf scales = s ? _mm512_maskz_loadu_ps(mask, s + k) : splat(1.f);
-        for (int64_t pair = 0; pair < 16; ++pair, out += 32) {
-          const int64_t i = step * kStepValues + 2 * pair;
-          const vf even = i < b.window ? _mm512_maskz_loadu_ps(mask, w + i * p.k + k) * scales : splat(0.f);
-          const vf odd = i + 1 < b.window ? _mm512_maskz_loadu_ps(mask, w + (i + 1) * p.k + k) * scales : splat(0.f);
-          // Rounded side by side, then interleaved: lane k is (even, odd) in one 32-bit word.
-          const __m512i e = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
-          const __m512i o = _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd)), 16);
-          _mm512_storeu_si512(out, _mm512_or_si512(e, o));
-        }
-      }
+// The row of a Micro: begin, end and multiply as above, refuse(problem) with reasons of its own, kMacsPerNanosecond of a core.
+template <class Micro>
+struct Row {
+  static const char* refuse(const ConvProblem& p) {
+    if (p.bf16 == Bf16::kOff) return "float32: bfloat16 is not asked for";
+    if (p.transposed) return "transposed: stays float32";
+    if (p.groups != 1) return "grouped: stays float32";
+    return Micro::refuse(p);
   }
-}
+
+  // Microseconds, with what gathering the windows and writing the results take.
+  static double cost(const ConvProblem& p) {
+    const Blocking b = blocking_of(p);
+    const double outputs = static_cast<double>(p.z * p.p * p.q), values = static_cast<double>(b.steps * kStepValues);
+    const double filters = static_cast<double>(b.vecs * kLanes);
+    return outputs * (values * filters / Micro::kMacsPerNanosecond + values * (b.band ? 0.01 : 0.05) + filters * 0.1) * 1e-3;
+  }
+
+  static int64_t scratch_bytes(const ConvProblem& p) {
+    const Blocking b = blocking_of(p);
+    return kBlock * kPanel * 4 + (b.inputs + b.staged) * 2;
+  }
+  static int64_t tasks(const ConvProblem& p, int64_t images) {
+    const Blocking b = blocking_of(p);
+    const auto strips = [&](int64_t places) __attribute__((always_inline)) { return (places + b.strip - 1) / b.strip; };
+    return b.supers * (b.band ? images * strips(b.places) : strips(images * b.places));
+  }
+  static void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first, int64_t last, void* memory) {
+    run_bf16<Micro>(p, a, images, first, last, memory);
+  }
+
+  static int64_t packed_bytes(const ConvProblem& p) {
+    const Blocking b = blocking_of(p);
+    return b.steps * b.vecs * kStepWords * 2;
+  }
+  static int64_t pack_tasks(const ConvProblem& p) { return blocking_of(p).panels; }
+  static void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) {
+    const Blocking b = blocking_of(p);
+    const float* w = static_cast<const float*>(weights);
+    const float* s = static_cast<const float*>(scale);
+    for (int64_t panel = first; panel < last; ++panel) {
+      const int64_t vecs = least(2, b.vecs - 2 * panel);
+      bf16* out = static_cast<bf16*>(packed) + panel * 2 * b.steps * kStepWords;
+      for (int64_t step = 0; step < b.steps; ++step)
+        for (int64_t v = 0; v < vecs; ++v) {
+          const int64_t k = (2 * panel + v) * kLanes;
+          const __mmask16 mask = lanes(p.k - k);
+          const vf scales = s ? _mm512_maskz_loadu_ps(mask, s + k) : splat(1.f);
+          for (int64_t pair = 0; pair < 16; ++pair, out += 32) {
+            const int64_t i = step * kStepValues + 2 * pair;
+            const vf even = i < b.window ? _mm512_maskz_loadu_ps(mask, w + i * p.k + k) * scales : splat(0.f);
+            const vf odd = i + 1 < b.window ? _mm512_maskz_loadu_ps(mask, w + (i + 1) * p.k + k) * scales : splat(0.f);
+            // Rounded side by side, then interleaved: lane k is (even, odd) in one 32-bit word.
+            const __m512i e = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
+            const __m512i o = _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd)), 16);
+            _mm512_storeu_si512(out, _mm512_or_si512(e, o));
+          }
+        }
+    }
+  }
+
+  static constexpr ConvKernel kernel(const char* name) {
+    return {name, refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack_tasks, pack, true};
+  }
+};
 
 }  // namespace
 }  // namespace CK_ISA

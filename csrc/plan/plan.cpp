@@ -37,6 +37,13 @@ int64_t transposed_size(const char* name, int64_t in, int64_t filter, int64_t st
   return out;
 }
 
+// Float32 plans do not hear of the rows for bfloat16, unless one is forced.
+template <class K>
+std::vector<const K*> heard(std::vector<const K*> rows, Bf16 bf16) {
+  if (bf16 == Bf16::kOff) rows.erase(std::remove_if(rows.begin(), rows.end(), [](const K* k) { return k->bf16; }), rows.end());
+  return rows;
+}
+
 std::string cost_text(double us) { return "cheapest by the cost model: " + std::to_string(us).substr(0, 8) + " us an image and core"; }
 
 }  // namespace
@@ -252,9 +259,9 @@ int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int
       0,      0};
   Step step{{}, x, residual, y, -1, nullptr, bias.bytes() ? std::make_shared<const Buffer>(std::move(bias)) : nullptr};
   step.live_shift = live_bias;
-  std::vector<const ConvKernel*> rows = table_.Conv;  // float32 plans do not hear of the others, unless one is forced
-  if (bf16_ == Bf16::kOff && o.algo.empty())
-    rows.erase(std::remove_if(rows.begin(), rows.end(), [](const ConvKernel* k) { return k->bf16; }), rows.end());
+  std::vector<const ConvKernel*> rows = o.algo.empty() ? heard(table_.Conv, bf16_) : table_.Conv;
+  if (weight->scaled() && o.algo.empty())  // by packing alone
+    rows.erase(std::remove_if(rows.begin(), rows.end(), [](const ConvKernel* k) { return !k->pack; }), rows.end());
   add_step(rows, p, std::move(step), std::move(info), o.algo);
   if (!record_ && weight->device_data.data) unsupported("the weight lies on a device, the plan runs on the CPU");
   if (record_) {
@@ -274,7 +281,8 @@ std::pair<int, int> Plan::pool(int x, PoolProblem p, int out, const std::string&
   const int y = target(out, shape);
   const int index = p.indices ? new_tensor(shape, true) : -1;
   const char* op = p.kind == PoolKind::kMax ? "max_pool" : "avg_pool";
-  add_step(table_.Pool, p, Step{{}, x, -1, y, index, nullptr, nullptr}, Info{op, label, "", "", {}, {}, {}, 0, 0, 0, 0});
+  p.bf16 = bf16_;
+  add_step(heard(table_.Pool, bf16_), p, Step{{}, x, -1, y, index, nullptr, nullptr}, Info{op, label, "", "", {}, {}, {}, 0, 0, 0, 0});
   return {y, index};
 }
 
@@ -302,9 +310,9 @@ int Plan::map(int a, int b, MapKind kind, Activation act, const std::string& op,
     if (da[i] != db[i] && da[i] != 1 && db[i] != 1) shape_error(op + ": " + text(da) + " and " + text(db) + " do not broadcast");
     shape[i] = da[i] == 1 ? db[i] : da[i];
   }
-  MapProblem p{shape[0], shape[1], shape[2], shape[3], da[0], da[1], da[2], da[3], db[0], db[1], db[2], db[3], kind, act};
+  MapProblem p{shape[0], shape[1], shape[2], shape[3], da[0], da[1], da[2], da[3], db[0], db[1], db[2], db[3], kind, act, bf16_, 0, 0, 0};
   const int y = new_tensor(shape, false, is_total(a) && (b < 0 || is_total(b)));
-  add_step(table_.Map, p, Step{{}, a, b, y, -1, nullptr, nullptr}, Info{op, label, "", "", {}, {}, {}, 0, 0, 0, 0});
+  add_step(heard(table_.Map, bf16_), p, Step{{}, a, b, y, -1, nullptr, nullptr}, Info{op, label, "", "", {}, {}, {}, 0, 0, 0, 0});
   return y;
 }
 
@@ -398,12 +406,12 @@ void Plan::finish(const std::vector<int>& outputs) {
   if (finished_) unsupported("the plan is finished already");
   count_uses(outputs);
   outputs_ = outputs;
+  if (bf16_ != Bf16::kOff) store_bf16();
   if (strips_ && steps_.size() > 1) {
     fuse_strips();
     count_uses(outputs);
   }
-  if (bf16_ != Bf16::kOff) store_bf16();
-  else if (!lean_) spread_pixels();
+  if (bf16_ == Bf16::kOff && !lean_) spread_pixels();
   plan_arena();
   block_ = steps_.size() <= 1 || training_ ? int64_t{1} << 40 : kBlockImages;
   finished_ = true;

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/machine.h"
 #include "core/parallel.h"
 #include "plan/plan.h"
 
@@ -20,6 +21,9 @@ namespace {
 constexpr int64_t kWorthBytes = 512 << 10;   // an intermediate result smaller than this stays in the caches anyhow
 constexpr int64_t kBufferBytes = 400 << 10;  // of the second-level cache
 constexpr int64_t kWeightBytes = 256 << 10;  // the weights of a chain are read once per strip
+// In bfloat16 the products cost so little that everything waits for memory: shorter chains pay, and a larger part of the second-level cache may
+// hold weights (ResNet's blocks 1x1 -> 3x3 -> 1x1, whose residual is then read where the first convolution has just read it).
+constexpr int64_t kWorthBytesBf16 = 128 << 10;
 
 int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -34,7 +38,13 @@ struct Height {
 
 template <class P>
 Height height(const P& p, int64_t channels) {
-  return {p.h, p.p, p.r, p.stride_h, p.pad_h_lo, p.dil_h, p.q * channels * 4};
+  return {p.h, p.p, p.r, p.stride_h, p.pad_h_lo, p.dil_h, p.q * channels * (p.y_bf16 ? 2 : 4)};
+}
+
+// Row `row` of image n of a tensor.
+View rows_from(View v, int bytes, int64_t n, int64_t row) {
+  v.data = static_cast<char*>(v.data) + (n * v.image + row * v.row) * bytes;
+  return v;
 }
 
 Rows input_rows(const Height& s, Rows out) {
@@ -69,7 +79,7 @@ bool Plan::can_strip(const Step& step) const {
     const ConvProblem& p = c->problem;
     if (p.d != 1 || p.z != 1 || p.t != 1 || p.transposed) return false;
     const std::string name = c->kernel->name;
-    return name == "conv_depthwise" || (c->kernel->bf16 && p.r * p.s == 1) ||
+    return name == "conv_depthwise" || c->kernel->bf16 ||
            (name == "conv_direct" && p.groups == 1 && (p.r * p.s == 1 || (p.c < 16 && p.dil_w == 1)));
   }
   if (const auto* c = std::get_if<1>(&step.call)) {
@@ -83,7 +93,8 @@ bool Plan::can_strip(const Step& step) const {
 bool Plan::feeds(const Step& from, const Step& to) const {
   const Root& root = roots_[tensor(from.y).root];
   const bool only = !root.is_input && root.aliases == 0 && root.last == root.first + 1;
-  return to.x == from.y && to.x2 != from.y && only && elements(tensor(from.y).dims) * element_bytes_ >= kWorthBytes;
+  return to.x == from.y && to.x2 != from.y && only &&
+         elements(tensor(from.y).dims) * bytes_of(root) >= (root.is_bf16 ? kWorthBytesBf16 : kWorthBytes);
 }
 
 void Plan::fuse_strips() {
@@ -92,6 +103,7 @@ void Plan::fuse_strips() {
     if (const auto* c = std::get_if<0>(&s.call)) return height(c->problem, channels);
     return height(std::get<1>(s.call).problem, channels);
   };
+  const int64_t most_weights = bf16_ == Bf16::kOff ? kWeightBytes : std::max(kWeightBytes, l2_bytes * 3 / 8);
   std::vector<Step> steps;
   std::vector<Info> infos;
   for (size_t i = 0; i < steps_.size();) {
@@ -100,7 +112,7 @@ void Plan::fuse_strips() {
     if (can_strip(steps_[i]))
       while (end < steps_.size() && end - i < 8 && can_strip(steps_[end]) && feeds(steps_[end - 1], steps_[end])) {
         const int64_t more = steps_[end].weights ? steps_[end].weights->bytes() : 0;
-        if (weights + more > kWeightBytes) break;
+        if (weights + more > most_weights) break;
         weights += more;
         ++end;
       }
@@ -129,7 +141,9 @@ void Plan::fuse_strips() {
       return sum;
     };
     strips->rows = 1;
-    while (strips->rows < out && total(buffers(strips->rows + 1)) <= kBufferBytes) ++strips->rows;
+    // In bfloat16 the buffers would hold half an image; eight strips or, of small maps, four let threads share evenly.
+    const int64_t most_rows = bf16_ == Bf16::kOff ? out : out < 56 ? (out + 3) / 4 : (out + 7) / 8;
+    while (strips->rows < most_rows && total(buffers(strips->rows + 1)) <= kBufferBytes) ++strips->rows;
     strips->buffers = buffers(strips->rows);
     int64_t scratch = 0;
     for (const Step& part : strips->parts)
@@ -148,7 +162,7 @@ void Plan::fuse_strips() {
       info.op += " > " + more.op, info.label += " > " + more.label, info.kernel += " > " + more.kernel;
       info.out = more.out;
       info.macs += more.macs, info.packed += more.packed, info.cost += more.cost;
-      info.bytes += more.bytes - 2 * element_bytes_ * elements(more.in);  // neither written nor read
+      info.bytes += more.bytes - 2 * bytes_of(roots_[tensor(steps_[s].x).root]) * elements(more.in);  // neither written nor read
       info.refused.insert(info.refused.end(), more.refused.begin(), more.refused.end());
     }
     info.workspace = strips->scratch;
@@ -202,25 +216,21 @@ void Plan::run_strips(const Strips& strips, const std::vector<Place>& places, in
           if (make.from >= make.to) continue;
         }
         const Rows in = input_rows(h, make);
+        const auto stored = [&](int t) { return bytes_of(roots_[tensor(t).root]); };
         View x, y, residual{};
         if (i == 0) {
-          x = view(tensor(part.x), places);
-          x.data = at<float>(x, n, 0, in.from, 0);
+          x = rows_from(view(tensor(part.x), places), stored(part.x), n, in.from);
         } else {
           const Dims& d = tensor(part.x).dims;
-          x = {buffer[i - 1] + (in.from - need[i - 1].from) * d[2] * d[3] * 4, 0, 0, d[2] * d[3], d[3]};
+          x = {buffer[i - 1] + (in.from - need[i - 1].from) * d[2] * d[3] * stored(part.x), 0, 0, d[2] * d[3], d[3]};
         }
         if (is_last) {
-          y = view(tensor(part.y), places);
-          y.data = at<float>(y, n, 0, make.from, 0);
+          y = rows_from(view(tensor(part.y), places), stored(part.y), n, make.from);
         } else {
           const Dims& d = tensor(part.y).dims;
           y = {buffer[i] + (make.from - need[i].from) * h.row_bytes, 0, 0, d[2] * d[3], d[3]};
         }
-        if (part.x2 >= 0) {
-          residual = view(tensor(part.x2), places);
-          residual.data = at<float>(residual, n, 0, make.from, 0);
-        }
+        if (part.x2 >= 0) residual = rows_from(view(tensor(part.x2), places), stored(part.x2), n, make.from);
         if (const auto* c = std::get_if<0>(&part.call)) {
           const ConvProblem p = part_of(c->problem, make, in);
           const ConvArgs args{x, y, residual, part.weights->data(), part.shift ? part.shift->data() : nullptr};

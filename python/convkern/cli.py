@@ -232,7 +232,7 @@ def augment(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Time convolution layers or whole models beside the peers."""
-    against = _peers(args.peers)
+    against = _peers(args.peers, args.isa)
     _bench(args, against, layers=() if args.whole else args.targets, models=args.targets if args.whole else ())
     return 0
 
@@ -248,7 +248,7 @@ def bench_peers(args: argparse.Namespace) -> int:
     neither = args.layers is None and args.models is None
     layers = ["all"] if args.layers == [] or neither else args.layers or []
     models = MODELS if args.models == [] or neither else args.models or []
-    doc = _bench(args, _peers(args.peers or ",".join(PEERS)), layers, models)
+    doc = _bench(args, _peers(args.peers or ",".join(PEERS), args.isa), layers, models)
     if args.plot is not None:
         plot.draw(doc, args.plot)
     return 0
@@ -387,9 +387,9 @@ def _bench_models(
             yield row
 
 
-def _peers(wanted: str | None) -> list[str]:
+def _peers(wanted: str | None, isa: str | None = None) -> list[str]:
     """The installed ones of the peers asked for; without a wish PyTorch, if it is there."""
-    from .bench import peers
+    from .bench import limit, peers
 
     if wanted is None:
         return [] if peers.missing("torch") else ["torch"]
@@ -398,6 +398,8 @@ def _peers(wanted: str | None) -> list[str]:
         if peer == "none":
             continue
         lacking = peers.missing(peer)
+        if not lacking and isa is not None and peer in limit.NEED_MASK and not limit.masked():
+            lacking = f"it cannot be limited to {isa} here (needs Linux, a CPU that lets CPUID be masked, a C compiler)"
         if lacking:
             _complain(f"peer {peer} left out: {lacking}")
         else:
@@ -448,6 +450,24 @@ def bench_training(args: argparse.Namespace) -> int:
                     text += "; peak " + ", ".join(f"{kind} {size(b)}" for kind, b in row["peak_bytes"].items())
                 print(text, flush=True)
     _json(args, dict(threads=threads, machine=harness.machine(), rows=rows))
+    return 0
+
+
+def bench_facts(args: argparse.Namespace) -> int:
+    """Measure the first call, peak memory, how time grows with the batch, and what more threads gain."""
+    from . import _core
+    from .bench import facts, harness, peers
+
+    threads = args.threads or _core.num_threads()
+    against = [peer for peer in _peers(args.peers or ",".join(facts.PEERS)) if peer in facts.PEERS]
+    rows = []
+    try:
+        for name in args.models:
+            rows.append(facts.run(name, args.facts, threads, against, args.seconds, args.rounds))
+    finally:  # what was measured before Ctrl-C or an error is kept
+        doc = dict(threads=threads, machine=harness.machine(), peers=peers.versions(against), rows=rows)
+        if rows and not _json(args, doc):
+            print(facts.text(rows, threads))
     return 0
 
 
@@ -902,7 +922,15 @@ def parser() -> argparse.ArgumentParser:
             "--rounds", type=_positive, default=7, help="alternations between the contestants (default 7)"
         )
 
+    def of_isa(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--isa",
+            choices=("avx2",),
+            help="all contestants on fewer instructions than this machine has (bench/limit.py)",
+        )
+
     command = add("bench", bench)
+    of_isa(command)
     command.add_argument(
         "targets", nargs="*", default=["resnet50"], metavar="WHAT", help="shape files, models, or 'all' shape files"
     )
@@ -912,6 +940,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = add("bench peers", bench_peers)
     command.set_defaults(kernel="")
+    of_isa(command)
     command.add_argument(
         "--layers", nargs="*", metavar="WHAT", help="shape files, models, or 'all' shape files (the default)"
     )
@@ -948,6 +977,16 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seconds", type=float, default=2.0, help="counted time for each contestant (default 2)")
     command.add_argument("--rounds", type=_positive, default=5, help="alternations between them (default 5)")
 
+    command = add("bench facts", bench_facts)
+    command.add_argument("models", nargs="*", default=["resnet50", "vgg16"], metavar="NAME")
+    facts = ("first", "memory", "batch", "threads")
+    command.add_argument("--facts", nargs="+", choices=facts, default=facts, help="default: all")
+    command.add_argument(
+        "--peers", metavar="P,P", help="torch,onnxruntime,openvino or none (default: all that are installed)"
+    )
+    command.add_argument("--seconds", type=float, default=2.0, help="counted time for each batch size (default 2)")
+    command.add_argument("--rounds", type=_positive, default=7, help="alternations between them (default 7)")
+
     command = add("bench compare", bench_compare, threads=False)
     command.add_argument("old")
     command.add_argument("new")
@@ -983,7 +1022,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-BENCHES = (["augment"], ["backward"], ["compare"], ["peers"], ["table"], ["torch"], ["training"])
+BENCHES = (["augment"], ["backward"], ["compare"], ["facts"], ["peers"], ["table"], ["torch"], ["training"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -993,6 +1032,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         words[:2] = [" ".join(words[:2])]
     args = parser().parse_args(words)
     try:
+        if getattr(args, "isa", None) is not None:
+            from .bench import limit
+
+            if not limit.limited(args.isa):
+                return limit.run(words, args.isa)
         return args.run(args)
     except ConvkernError as error:
         _complain(f"error: {error}")

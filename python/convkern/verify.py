@@ -72,9 +72,12 @@ def run(count: int = 400, seed: int = 0, progress: Callable[[str, int, int], Non
                     forced[row["family"]].append(row["name"])
             tally: Counter[str] = Counter()
             for done, (case, want) in enumerate(cases):
-                for kernel in ["", *forced.get(case.family, ())]:
+                runs = [("", False), *((kernel, kernel in bf16_rows) for kernel in forced.get(case.family, ()))]
+                if case.family in ("pool", "map") and _core.bf16():
+                    runs.append(("", True))
+                for kernel, bf16 in runs:
                     try:
-                        plan, (got,) = case.run("float32", kernel, kernel in bf16_rows)
+                        plan, (got,) = case.run("float32", kernel, bf16)
                     except Unsupported:
                         if kernel:
                             continue  # a kernel may refuse; without a name one must accept

@@ -706,7 +706,7 @@ void check(F problem, const std::string& label, Random& r) {
         if (row == F::rows(*table).back() && table != tables().front()) continue;  // the reference is the same code for all
         Tally& tally = g_tally[std::string(table->isa) + "\t" + F::name + "\t" + row->name];
         bool mine = true;  // inexact rows take part in the second round only, exact ones in the first
-        if constexpr (std::is_same_v<F, Conv>)
+        if constexpr (std::is_same_v<F, Conv> || std::is_same_v<F, Pool> || std::is_same_v<F, Map>)
           problem.p.bf16 = row->bf16 ? bf16() : Bf16::kOff;  // small integers are exact in bfloat16, too
         if constexpr (kRounds<F>) {
           ConvProblem strict = problem.p;
@@ -731,7 +731,9 @@ void check(F problem, const std::string& label, Random& r) {
 // A network of most kinds of steps, exact in integers: a float plan on every ISA against the float64 plan.
 template <class T>
 std::vector<T> run_plan(int64_t n, int threads, bool strips, const Values& x, const Values& weights) {
-  Plan plan(sizeof(T) == 8, true, false, strips, false);
+  Plan::Kind kind;
+  kind.float64 = sizeof(T) == 8, kind.exact = true, kind.strips = strips;
+  Plan plan(kind);
   const auto parameter = [&](std::array<int64_t, 5> shape) {
     auto values = std::make_shared<std::vector<T>>(cast<T>(weights));
     return std::make_shared<Parameter>(shape, static_cast<int>(sizeof(T)), values->data(), values, Buffer());

@@ -13,6 +13,8 @@ namespace CK_ISA {
 namespace {
 
 struct Pairs {
+  static constexpr double kMacsPerNanosecond = 75;
+  static const char* refuse(const ConvProblem&) { return nullptr; }
   static CK_INLINE_MEMBER void begin() {}
   static CK_INLINE_MEMBER void end() {}
 
@@ -60,24 +62,10 @@ struct Pairs {
   }
 };
 
-void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first, int64_t last, void* memory) {
-  run_bf16<Pairs>(p, a, images, first, last, memory);
-}
-
-const char* refuse(const ConvProblem& p) { return refuse_bf16(p); }
-double cost(const ConvProblem& p) { return cost_bf16(p, 75.0); }
-int64_t scratch_bytes(const ConvProblem& p) { return scratch_bytes_bf16(p); }
-int64_t tasks(const ConvProblem& p, int64_t images) { return tasks_bf16(p, images); }
-int64_t packed_bytes(const ConvProblem& p) { return packed_bytes_bf16(p); }
-int64_t pack_tasks(const ConvProblem& p) { return pack_tasks_bf16(p); }
-void pack(const ConvProblem& p, const void* weights, const void* scale, void* packed, int64_t first, int64_t last) {
-  pack_bf16(p, weights, scale, packed, first, last);
-}
-
 }  // namespace
 
 extern const ConvKernel conv_bf16;
-const ConvKernel conv_bf16 = {"conv_bf16", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack_tasks, pack, true};
+constexpr ConvKernel conv_bf16 = Row<Pairs>::kernel("conv_bf16");
 
 }  // namespace CK_ISA
 }  // namespace ck

@@ -1,4 +1,5 @@
-// conv_dense.cpp: large dense layers whose weights change with every run (training): read where they lie, never packed; float32.
+// conv_dense.cpp: large dense layers whose weights change with every run (training) or shall not be copied (lean): read where they lie, never
+// packed; float32.
 //
 // Computes  conv_dense          y[n,k] = act(sum_c x[n,c] * w[c,k] + bias + residual)
 //           conv_dense_swapped  y[n,k] = act(sum_c x[n,c] * w[k,c] + ...): the gradient of a dense layer's input, from the layer's own weights
@@ -6,7 +7,7 @@
 // Tiling    conv_dense: a task is kBlock columns of w; eight rows of the block lie in the first-level cache while all images pass, two at a time;
 //           y itself holds the sums. conv_dense_swapped: a task is some rows of w; registers = 3 rows x 8 images, one vector of c long
 // Cost      2*NKC flop; w once: bound by memory up to some 16 images. Packing would read and write w again (VGG-16: 411 MB for the first layer)
-// Refuses   weights that stay (they are packed once), maps of more than a pixel, groups, fewer than 2^20 weights
+// Refuses   weights that stay (they are packed once) unless lean, maps of more than a pixel, groups, fewer than 2^20 weights
 #include "core/kernel.h"
 #include "simd/math.h"
 #include "simd/shuffle.h"
@@ -139,7 +140,7 @@ void run_swapped(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_
 }
 
 const char* refuse_any(const ConvProblem& p) {
-  if (!p.training) return "weights that stay are packed once";
+  if (!p.training && !p.lean) return "weights that stay are packed once";
   if (p.t * p.r * p.s != 1 || p.d * p.h * p.w != 1 || p.z * p.p * p.q != 1) return "maps of one pixel only";
   if (p.pad_d_lo || p.pad_h_lo || p.pad_w_lo) return "padding";
   if (p.groups != 1) return "groups";

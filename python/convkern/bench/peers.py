@@ -96,6 +96,11 @@ def model_runners(
             yield _RUNTIMES[peer](model, xs, threads, precision)
 
 
+def runtime_runner(peer: str, file: str, xs: Arrays, threads: int) -> Runner:
+    """The runner of "onnxruntime" or "openvino" for an ONNX file, in float32."""
+    return _RUNTIMES[peer](file, xs, threads)
+
+
 def _layer_graph(layer: ConvShape, w: np.ndarray, b: np.ndarray) -> Graph:
     graph = Graph()
     x = graph.input((layer.h, layer.w, layer.c))
@@ -185,7 +190,7 @@ def _nhwc(y: np.ndarray) -> np.ndarray:
     return np.moveaxis(y, 1, -1)
 
 
-def _onnxruntime(model: bytes, xs: Arrays, threads: int, precision: str = "float32") -> Runner:
+def _onnxruntime(model: bytes | str, xs: Arrays, threads: int, precision: str = "float32") -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -199,7 +204,7 @@ def _onnxruntime(model: bytes, xs: Arrays, threads: int, precision: str = "float
     return Runner("onnxruntime", lambda i: session.run(None, inputs[i % len(inputs)])[0], _nhwc)
 
 
-def _openvino(model: bytes, xs: Arrays, threads: int, precision: str = "float32") -> Runner:
+def _openvino(model: bytes | str, xs: Arrays, threads: int, precision: str = "float32") -> Runner:
     import openvino
 
     core = openvino.Core()
@@ -210,7 +215,9 @@ def _openvino(model: bytes, xs: Arrays, threads: int, precision: str = "float32"
         NUM_STREAMS=1,
         ENABLE_HYPER_THREADING=True,  # else it may take fewer threads than it is given
     )
-    compiled = core.compile_model(core.read_model(io.BytesIO(model)), "CPU", settings)
+    compiled = core.compile_model(
+        core.read_model(model if isinstance(model, str) else io.BytesIO(model)), "CPU", settings
+    )
     request = compiled.create_infer_request()
     inputs = [openvino.Tensor(x, shared_memory=True) for x in _nchw(xs)]
 

@@ -27,6 +27,7 @@ from convkern.errors import (
     Unsupported,
     WeightsError,
 )
+from convkern.models import get_model
 from convkern.train import (
     SAM,
     SGD,
@@ -452,3 +453,43 @@ def test_before_compile():
     model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ModelError, match="nothing is trainable"):
         model.train_on_batch(np.zeros((1, 8, 8, 1), "f4"), np.zeros(1, int))
+
+
+# Stochastic depth
+
+
+def rates_of(name, **options):
+    model = get_model(name, classes=3, input_shape=(32, 32, 3), **options)
+    return model, [layer.rate for layer in model.layers if isinstance(layer, L.StochasticDepth)]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0", "tf_efficientnet_lite0"])
+def test_stochastic_depth_has_torchvisions_rates(name):
+    """0.2 * block / 16; the blocks without a shortcut (0, 1, 3, 5, 8, 11, 15) have none."""
+    _, rates = rates_of(name)
+    assert rates == pytest.approx([0.2 * block / 16 for block in (2, 4, 6, 7, 9, 10, 12, 13, 14)])
+    _, halved = rates_of(name, stochastic_depth_prob=0.1)
+    assert halved == pytest.approx([rate / 2 for rate in rates]) and rates_of(name, stochastic_depth_prob=0)[1] == []
+
+
+def test_stochastic_depth_drops_in_fit_and_not_in_predict(rng):
+    """Branches that are dropped with certainty, nearly: fit sees a network without them, predict the whole network."""
+    x, y = rng.standard_normal((8, 32, 32, 3)).astype("f4"), np.arange(8) % 3
+
+    def trained(prob, frozen=False):
+        set_seed(0)
+        model, _ = rates_of("tf_efficientnet_lite0", stochastic_depth_prob=prob)
+        for layer in model.layers:
+            if isinstance(layer, L.Dropout) and not layer.per_image:
+                layer.rate = 0.0
+            layer.trainable = isinstance(layer, L.Dense) or (isinstance(layer, L.StochasticDepth) and not frozen)
+        model.compile(SGD(0.0), "sparse_categorical_crossentropy", seed=4)
+        return model.predict(x), [model.train_on_batch(x, y) for _ in range(2)], model.test_on_batch(x, y)
+
+    without, first, loss = trained(0.0)
+    assert first == pytest.approx([loss, loss], rel=1e-5)
+    outputs, dropped, same_loss = trained(0.9)
+    assert np.array_equal(outputs, without) and same_loss == loss
+    assert abs(dropped[0] - loss) > 1e-3 * loss and dropped[0] != dropped[1]  # other images in every step
+    assert trained(0.9)[1] == dropped  # from the seed
+    assert trained(0.9, frozen=True)[1] == pytest.approx([loss, loss], rel=1e-5)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from convkern import cli, load_model
@@ -18,6 +19,11 @@ from convkern.models import get_model
 from convkern.train import transfer
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def examples_find_each_other(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
 
 
 def example(name):
@@ -41,7 +47,7 @@ def clothes(tmp_path, rng):
     return tmp_path
 
 
-@pytest.mark.parametrize("extra", [[], ["--augment"], ["--torch"]])
+@pytest.mark.parametrize("extra", [[], ["--augment"], ["--torch"], ["--model", "lenet5"]])
 def test_fashion_mnist(clothes, extra, tmp_path):
     words = ["--data", str(clothes), "--epochs", "4", "--batch-size", "32", *extra]
     if not extra:
@@ -56,6 +62,16 @@ def test_digits():
 
 def test_lenet_on_digits():
     assert example("digits").main(["--model", "lenet5", "--epochs", "8"]) >= 0.95
+
+
+@pytest.mark.parametrize("name, side", [("convnet", 28), ("lenet5", 28), ("lenet5", 32)])
+def test_the_twins_of_the_examples_are_twins(name, side, rng):
+    """The same weights give the same logits."""
+    model = get_model(name, input_shape=(side, side, 1))
+    twin = example("beside_torch").twin_of(name, model)
+    x = rng.standard_normal((5, side, side, 1)).astype("f4")
+    theirs = twin(torch.from_numpy(x).movedim(-1, 1)).detach().numpy()
+    assert np.allclose(model(x), theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
 
 
 def pictures(folder, count=8, size=40):

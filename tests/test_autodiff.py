@@ -191,6 +191,15 @@ def test_frozen_parts_run_as_at_inference(rng):
     assert np.allclose(out.outputs[0], features @ kernel + bias, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("channels, activation, fused", [(6, "tanh", False), (16, "tanh", True), (6, "relu", True)])
+def test_a_tanh_of_few_channels_is_a_step_of_its_own(channels, activation, fused):
+    """In a convolution it would be computed for a few values at a time."""
+    image = Input((8, 8, 1))
+    model = Model(image, L.Dense(2)(L.Flatten()(L.Conv2D(channels, 3, activation=activation)(image))))
+    graph = training(model.graph(), list(model.trainable_params().values()))
+    assert ("activation" not in [node.op for node in graph.nodes]) == fused
+
+
 def test_frozen_norm_under_trained_layers(rng):
     """A frozen norm between trained convolutions: its statistics stay, the gradient passes through it."""
     image = Input((8, 8, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -117,14 +118,25 @@ def test_finetune_from_the_command_line(tmp_path, capsys):
 
 def test_finetune_refuses(tmp_path, capsys):
     folder = pictures(tmp_path / "images", count=2)
+    out = tmp_path / "out"
+    out.mkdir()
+    kept = {out / name: name.encode() for name in ("model.ckn", "report.json", "confusion.png", "curves.png")}
+    for path, content in kept.items():
+        path.write_bytes(content)  # of an earlier run
     (folder / "upright" / "0.png").unlink()
     assert cli.main(["finetune", str(folder), "--model", "squeezenet1_1", "--weights", "none.pth"]) == 2
     assert "none.pth" in capsys.readouterr().err
     with pytest.raises(DataError, match="'upright' has 1 image"):
-        transfer.finetune(folder, "squeezenet1_1", None, size=64, verbose=0)
+        transfer.finetune(folder, "squeezenet1_1", None, out, size=64, verbose=0)
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no images"):
-        transfer.finetune(folder, "squeezenet1_1", None, size=64, verbose=0)
+        transfer.finetune(folder, "squeezenet1_1", None, out, size=64, verbose=0)
+    (folder / "empty" / "broken.png").write_bytes(b"no picture")
+    shutil.copy(folder / "across" / "0.png", folder / "empty" / "whole.png")
+    shutil.copy(folder / "across" / "0.png", folder / "upright" / "0.png")
+    with pytest.raises(DataError, match=r"broken\.png"):
+        transfer.finetune(folder, "squeezenet1_1", None, out, size=64, verbose=0)
+    assert {path: path.read_bytes() for path in out.iterdir()} == kept
 
 
 def test_features_of_arrays_and_batches(tmp_path):

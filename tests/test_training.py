@@ -294,11 +294,12 @@ def test_resuming_gives_the_same_bits(digits, tmp_path, source, stop):
 
 
 PROGRAM = """
-import sys
+import os, signal, sys
 import numpy as np
 sys.path.insert(0, {tests!r})
 from test_training import compiled
 from convkern.train import Adam, BackupAndRestore, OneCycle
+{prelude}
 rng = np.random.default_rng(0)
 x, y = rng.random((640, 8, 8, 1), "f4"), rng.integers(0, 10, 640)
 model = compiled(Adam(OneCycle(1e-2, 120)))
@@ -308,18 +309,35 @@ np.savez({out!r}, *[p.value for p in model.weights])
 """
 
 
-def test_killed_at_any_moment(tmp_path):
+def start(folder, prelude=""):
+    folder.mkdir(exist_ok=True)
+    text = PROGRAM.format(
+        tests=str(ROOT / "tests"),
+        backup=str(folder / "backup.ckn"),
+        out=str(folder / "weights.npz"),
+        prelude=prelude,
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen([sys.executable, "-c", text], env=environment)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The final weights of a run that nobody killed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    assert start(folder).wait() == 0
+    with np.load(folder / "weights.npz") as file:
+        return dict(file)
+
+
+def assert_ends_as(folder, unbroken):
+    assert start(folder).wait() == 0
+    with np.load(folder / "weights.npz") as file:
+        assert len(file.files) == 10 and all(np.array_equal(file[key], unbroken[key]) for key in unbroken)
+
+
+def test_killed_at_any_moment(tmp_path, unbroken):
     """kill -9, three times, at moments that have nothing to do with the steps; then run to the end."""
-
-    def start(folder):
-        folder.mkdir(exist_ok=True)
-        text = PROGRAM.format(
-            tests=str(ROOT / "tests"), backup=str(folder / "backup.ckn"), out=str(folder / "weights.npz")
-        )
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        return subprocess.Popen([sys.executable, "-c", text], env=environment)
-
-    assert start(tmp_path / "whole").wait() == 0
     folder, kills = tmp_path / "killed", 0
     for pause in (0.02, 0.05, 0.11):
         process = start(folder)
@@ -330,9 +348,39 @@ def test_killed_at_any_moment(tmp_path):
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
     assert kills >= 2
-    assert start(folder).wait() == 0
-    with np.load(tmp_path / "whole" / "weights.npz") as a, np.load(folder / "weights.npz") as b:
-        assert len(a.files) == 10 and all(np.array_equal(a[key], b[key]) for key in a.files)
+    assert_ends_as(folder, unbroken)
+
+
+KILLED_IN_A_WRITE = """
+import safetensors.numpy
+writes, whole_file, rename = [], safetensors.numpy.save_file, os.replace
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+def save_file(tensors, path, metadata):
+    writes.append(path)
+    whole_file(tensors, path, metadata=metadata)
+    if len(writes) == 4 and {moment!r} == "half written":
+        os.truncate(path, os.path.getsize(path) // 2)
+        die()
+def replace(source, target):
+    if len(writes) == 4 and {moment!r} == "before the name":
+        die()
+    rename(source, target)
+    if len(writes) == 4:
+        die()
+safetensors.numpy.save_file, os.replace = save_file, replace
+"""
+
+
+def test_killed_while_a_checkpoint_is_written(tmp_path, unbroken):
+    """At the worst moments: half of the file written, all but its name, and with its name."""
+    for moment in ("half written", "before the name", "after it"):
+        process = start(tmp_path, KILLED_IN_A_WRITE.format(moment=moment))
+        assert process.wait() == -signal.SIGKILL
+        load_model(tmp_path / "backup.ckn")  # whole
+    left = [path for path in tmp_path.iterdir() if path.name != "backup.ckn"]
+    assert len(left) == 2 and all(path.suffix == ".tmp" for path in left)  # of the first two kills
+    assert_ends_as(tmp_path, unbroken)
 
 
 def _time_of(path):
@@ -379,6 +427,25 @@ def test_a_foreign_checkpoint_changes_nothing(digits, tmp_path):
         model.fit(x, y, verbose=0, resume=tmp_path / "broken.ckn")
     with pytest.raises(WeightsError, match="cannot be read"):
         model.fit(x, y, verbose=0, resume=tmp_path / "none.ckn")
+
+
+def test_a_failing_run_overwrites_nothing(digits, tmp_path):
+    """The checkpoint of an earlier run survives runs with NaNs, with wrong labels and with another model."""
+    x, y = digits[0][:64], digits[1][:64]
+    path = tmp_path / "kept.ckn"
+    compiled().fit(x, y, epochs=1, verbose=0, callbacks=ModelCheckpoint(path))
+    before = path.read_bytes()
+    bad = x.copy()
+    bad[40] = np.nan
+    for model, images, labels, resume, error in [
+        (compiled(), bad, y, None, NotFinite),
+        (compiled(), x, y + 5, None, DataError),
+        (compiled(norm=False), x, y, path, CheckpointError),
+    ]:
+        with pytest.raises(error):
+            callback = ModelCheckpoint(path, save_freq=100)
+            model.fit(images, labels, batch_size=64, epochs=2, verbose=0, callbacks=callback, resume=resume)
+        assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["kept.ckn"]
 
 
 def test_backup_is_removed_in_the_end(digits, tmp_path):

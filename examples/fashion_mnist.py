@@ -19,7 +19,7 @@ import numpy as np
 from convkern import Input, Model, get_model, set_seed
 from convkern.data import ImageDataGenerator, load_mnist
 from convkern.layers import Conv2D, Dense, Dropout, Flatten, MaxPool2D
-from convkern.train import Adam, OneCycle, TrainingCurves
+from convkern.train import Adam, BackupAndRestore, Callback, OneCycle, TrainingCurves
 
 CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -37,21 +37,35 @@ def convnet(dropout: float = 0.0) -> Model:
     return Model(inputs=image, outputs=x)
 
 
-def load(folder: str, limit: int | None) -> tuple[Any, Any]:
-    """Images as float32 in 0..1 of shape (N,28,28,1), and labels."""
+def load(folder: str, limit: int | None, validate: bool) -> tuple[Any, Any]:
+    """Images as float32 in 0..1 of shape (N,28,28,1), and labels: to learn from and to judge by.
+
+    validate: judge by the last twelfth of the training images (5,000) and leave the test images alone.
+    """
     parts = []
     for images, labels in load_mnist(folder):
         images, labels = images[:limit], labels[:limit]
         parts.append((images.reshape(-1, 28, 28, 1).astype(np.float32) / 255, labels))
+    if validate:
+        (x, y), kept = parts[0], len(parts[0][0]) * 11 // 12
+        return (x[:kept], y[:kept]), (x[kept:], y[kept:])
     return parts[0], parts[1]
 
 
 def train(
-    name: str, data: tuple[Any, Any], epochs: int, batch_size: int, augment: bool, curves: str | None = None
+    name: str,
+    data: tuple[Any, Any],
+    epochs: int,
+    batch_size: int,
+    augment: bool,
+    curves: str | None = None,
+    backup: str | None = None,
 ) -> tuple[Model, dict[str, list[float]]]:
     (x_train, y_train), validation = data
-    model = convnet(0.4 if augment else 0.0) if name == "convnet" else get_model(name, input_shape=(28, 28, 1))
-    callbacks = [TrainingCurves(curves)] if curves else []
+    lecture = convnet(0.4) if augment else convnet()
+    model = lecture if name == "convnet" else get_model(name, input_shape=(28, 28, 1))
+    callbacks: list[Callback] = [TrainingCurves(curves)] if curves else []
+    callbacks += [BackupAndRestore(backup)] if backup else []
     common = dict(epochs=epochs, validation_data=validation, callbacks=callbacks)
     if augment:
         steps = -(-len(x_train) // batch_size)
@@ -67,7 +81,7 @@ def train(
 
 
 def main(argv: Sequence[str] | None = None) -> float:
-    """Train and return the accuracy on the test images."""
+    """Train and return the accuracy on the images to judge by."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist", help="folder of the IDX files")
     parser.add_argument("--model", choices=("convnet", "lenet5"), default="convnet")
@@ -76,17 +90,19 @@ def main(argv: Sequence[str] | None = None) -> float:
     parser.add_argument("--limit", type=int, help="use only so many images of each part")
     parser.add_argument("--augment", action="store_true", help="flips, dropout and a one-cycle schedule")
     parser.add_argument("--curves", metavar="PNG", help="draw loss and accuracy over the epochs")
+    parser.add_argument("--backup", metavar="FILE", help="a run that was broken off goes on from here")
+    parser.add_argument("--validate", action="store_true", help="judge by 5,000 training images, not the test images")
     parser.add_argument("--torch", action="store_true", help="train PyTorch's twin in turns")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     set_seed(args.seed)
-    data = load(args.data, args.limit)
+    data = load(args.data, args.limit, args.validate)
     if args.torch:
         from beside_torch import train_in_turns
 
         return train_in_turns(args.model, data, args.epochs, args.batch_size)[-1]["accuracy"]
-    model, history = train(args.model, data, args.epochs, args.batch_size, args.augment, args.curves)
-    print(f"accuracy on {len(data[1][1]):,} test images: {history['val_accuracy'][-1]:.2%}")
+    model, history = train(args.model, data, args.epochs, args.batch_size, args.augment, args.curves, args.backup)
+    print(f"accuracy on {len(data[1][1]):,} images: {history['val_accuracy'][-1]:.2%}")
     wrong = (model.predict(data[1][0], batch_size=256).argmax(1) != data[1][1]).nonzero()[0][:5]
     print("mistakes: " + ", ".join(f"number {i} ({CLASSES[data[1][1][i]]})" for i in wrong))
     return history["val_accuracy"][-1]

@@ -48,13 +48,20 @@ def clothes(tmp_path, rng):
     return tmp_path
 
 
-@pytest.mark.parametrize("extra", [[], ["--augment"], ["--torch"], ["--model", "lenet5"]])
+@pytest.mark.parametrize("extra", [[], ["--augment"], ["--torch"], ["--model", "lenet5", "--validate"]])
 def test_fashion_mnist(clothes, extra, tmp_path):
     words = ["--data", str(clothes), "--epochs", "4", "--batch-size", "32", *extra]
     if not extra:
         words += ["--curves", str(tmp_path / "curves.png")]
     assert example("fashion_mnist").main(words) > 0.8
     assert extra or (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_validation_leaves_the_test_images_alone(clothes):
+    everything, test = example("fashion_mnist").load(clothes, None, validate=False)
+    learn, judge = example("fashion_mnist").load(clothes, None, validate=True)
+    assert len(learn[0]) == 586 and len(judge[0]) == 54 and len(test[0]) == 100  # 640 * 11 // 12
+    assert np.array_equal(np.concatenate([learn[0], judge[0]]), everything[0])
 
 
 def test_digits():

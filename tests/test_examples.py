@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from convkern import cli, load_model
-from convkern.errors import DataError
+from convkern.errors import DataError, ShapeError
 from convkern.models import get_model
 from convkern.train import transfer
 
@@ -144,6 +144,26 @@ def test_finetune_refuses(tmp_path, capsys):
     with pytest.raises(DataError, match=r"broken\.png"):
         transfer.finetune(folder, "squeezenet1_1", None, out, size=64, verbose=0)
     assert {path: path.read_bytes() for path in out.iterdir()} == kept
+
+
+def test_finetuning_goes_part_of_the_way(tmp_path):
+    """way: from the linear classifier on the network as it was to what the training made of both."""
+    folder = pictures(tmp_path / "images", count=4)
+    weights = tmp_path / "w.safetensors"
+    get_model("squeezenet1_1").save_weights(weights)
+
+    def tuned(**options):
+        options = dict(size=64, batch_size=4, verbose=0, say=str, **options)
+        model = transfer.finetune(folder, "squeezenet1_1", weights, **options)["model"]
+        return [param.value for param in model.weights]
+
+    start, half, end = tuned(epochs=0), tuned(epochs=1, way=0.5), tuned(epochs=1, way=1.0)
+    moved = sum(not np.array_equal(a, c) for a, c in zip(start, end))
+    assert moved > len(start) * 0.9  # the network too
+    for a, b, c in zip(start, half, end):
+        assert np.allclose(b, (a + c) / 2, rtol=1e-5, atol=1e-7)
+    with pytest.raises(ShapeError, match="way=0"):
+        tuned(way=0.0)
 
 
 def test_features_of_arrays_and_batches(tmp_path):

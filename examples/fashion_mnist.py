@@ -2,6 +2,7 @@
 
     python examples/fashion_mnist.py                              # Adam, 5 epochs: about 90 %
     python examples/fashion_mnist.py --augment --epochs 15        # flips, dropout, a one-cycle schedule: 92.3 %
+    python examples/fashion_mnist.py --model lenet5               # the network of 1998
     python examples/fashion_mnist.py --torch                      # the same network in PyTorch, in turns with ours
 
 --data is the folder of the four IDX files (Debian: dataset-fashion-mnist). Needs NumPy; --curves needs matplotlib.
@@ -10,16 +11,15 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from convkern import Input, Model, get_num_threads, set_seed
+from convkern import Input, Model, get_model, set_seed
 from convkern.data import ImageDataGenerator, load_mnist
 from convkern.layers import Conv2D, Dense, Dropout, Flatten, MaxPool2D
-from convkern.train import Adam, OneCycle, TrainingCurves
+from convkern.train import Adam, BackupAndRestore, Callback, OneCycle, TrainingCurves
 
 CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -37,22 +37,36 @@ def convnet(dropout: float = 0.0) -> Model:
     return Model(inputs=image, outputs=x)
 
 
-def load(folder: str, limit: int | None) -> tuple[Any, Any]:
-    """Images as float32 in 0..1 of shape (N,28,28,1), and labels."""
+def load(folder: str, limit: int | None, validate: bool) -> tuple[Any, Any]:
+    """Images as float32 in 0..1 of shape (N,28,28,1), and labels: to learn from and to judge by.
+
+    validate: judge by the last twelfth of the training images (5,000) and leave the test images alone.
+    """
     parts = []
     for images, labels in load_mnist(folder):
         images, labels = images[:limit], labels[:limit]
         parts.append((images.reshape(-1, 28, 28, 1).astype(np.float32) / 255, labels))
+    if validate:
+        (x, y), kept = parts[0], len(parts[0][0]) * 11 // 12
+        return (x[:kept], y[:kept]), (x[kept:], y[kept:])
     return parts[0], parts[1]
 
 
 def train(
-    data: tuple[Any, Any], epochs: int, batch_size: int, augment: bool, curves: str | None = None, verbose: Any = "auto"
+    name: str,
+    data: tuple[Any, Any],
+    epochs: int,
+    batch_size: int,
+    augment: bool,
+    curves: str | None = None,
+    backup: str | None = None,
 ) -> tuple[Model, dict[str, list[float]]]:
     (x_train, y_train), validation = data
-    model = convnet(0.4 if augment else 0.0)
-    callbacks = [TrainingCurves(curves)] if curves else []
-    common = dict(epochs=epochs, validation_data=validation, callbacks=callbacks, verbose=verbose)
+    lecture = convnet(0.4) if augment else convnet()
+    model = lecture if name == "convnet" else get_model(name, input_shape=(28, 28, 1))
+    callbacks: list[Callback] = [TrainingCurves(curves)] if curves else []
+    callbacks += [BackupAndRestore(backup)] if backup else []
+    common = dict(epochs=epochs, validation_data=validation, callbacks=callbacks)
     if augment:
         steps = -(-len(x_train) // batch_size)
         rate = OneCycle(2e-3, epochs * steps)
@@ -66,76 +80,29 @@ def train(
     return model, history.history
 
 
-def beside_torch(data: tuple[Any, Any], epochs: int, batch_size: int) -> list[dict[str, float]]:
-    """Epochs of both in turns, from the same first weights; accuracies and seconds."""
-    import torch
-    import torch.nn.functional as F
-
-    torch.set_num_threads(get_num_threads())
-    (x_train, y_train), (x_test, y_test) = data
-    model = convnet()
-    model.compile(Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
-
-    class Net(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv1, self.conv2 = torch.nn.Conv2d(1, 32, 5), torch.nn.Conv2d(32, 64, 3)
-            self.fc1, self.fc2 = torch.nn.Linear(1600, 256), torch.nn.Linear(256, 10)
-
-        def forward(self, x: Any) -> Any:
-            x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-            x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-            return self.fc2(F.relu(self.fc1(x.flatten(1))))
-
-    net = Net()
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3, eps=1e-7)
-    xt, yt = torch.from_numpy(x_train).movedim(-1, 1).contiguous(), torch.from_numpy(y_train.astype(np.int64))
-    xv, yv = torch.from_numpy(x_test).movedim(-1, 1).contiguous(), torch.from_numpy(y_test.astype(np.int64))
-
-    def torch_epoch() -> None:
-        for part in torch.randperm(len(xt)).split(batch_size):
-            optimizer.zero_grad()
-            F.cross_entropy(net(xt[part]), yt[part]).backward()
-            optimizer.step()
-
-    rows = []
-    for epoch in range(epochs):
-        start = time.perf_counter()
-        model.fit(x_train, y_train, batch_size=batch_size, epochs=1, verbose=0)
-        ours = time.perf_counter() - start
-        start = time.perf_counter()
-        torch_epoch()
-        theirs = time.perf_counter() - start
-        accuracy = model.evaluate(x_test, y_test, batch_size=256, verbose=0)[1]
-        with torch.no_grad():
-            peer = float((net(xv).argmax(1) == yv).float().mean())
-        rows.append(dict(epoch=epoch + 1, accuracy=accuracy, torch=peer, seconds=ours, torch_seconds=theirs))
-        print(
-            f"epoch {epoch + 1}: convkern {accuracy:.2%} in {ours:.1f} s, PyTorch {peer:.2%} in {theirs:.1f} s: "
-            f"{theirs / ours:.2f} times as fast",
-            flush=True,
-        )
-    return rows
-
-
 def main(argv: Sequence[str] | None = None) -> float:
-    """Train and return the accuracy on the test images."""
+    """Train and return the accuracy on the images to judge by."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist", help="folder of the IDX files")
+    parser.add_argument("--model", choices=("convnet", "lenet5"), default="convnet")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--limit", type=int, help="use only so many images of each part")
     parser.add_argument("--augment", action="store_true", help="flips, dropout and a one-cycle schedule")
     parser.add_argument("--curves", metavar="PNG", help="draw loss and accuracy over the epochs")
+    parser.add_argument("--backup", metavar="FILE", help="a run that was broken off goes on from here")
+    parser.add_argument("--validate", action="store_true", help="judge by 5,000 training images, not the test images")
     parser.add_argument("--torch", action="store_true", help="train PyTorch's twin in turns")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     set_seed(args.seed)
-    data = load(args.data, args.limit)
+    data = load(args.data, args.limit, args.validate)
     if args.torch:
-        return beside_torch(data, args.epochs, args.batch_size)[-1]["accuracy"]
-    model, history = train(data, args.epochs, args.batch_size, args.augment, args.curves)
-    print(f"accuracy on {len(data[1][1]):,} test images: {history['val_accuracy'][-1]:.2%}")
+        from beside_torch import train_in_turns
+
+        return train_in_turns(args.model, data, args.epochs, args.batch_size)[-1]["accuracy"]
+    model, history = train(args.model, data, args.epochs, args.batch_size, args.augment, args.curves, args.backup)
+    print(f"accuracy on {len(data[1][1]):,} images: {history['val_accuracy'][-1]:.2%}")
     wrong = (model.predict(data[1][0], batch_size=256).argmax(1) != data[1][1]).nonzero()[0][:5]
     print("mistakes: " + ", ".join(f"number {i} ({CLASSES[data[1][1][i]]})" for i in wrong))
     return history["val_accuracy"][-1]

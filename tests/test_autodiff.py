@@ -201,6 +201,15 @@ def test_frozen_parts_run_as_at_inference(rng):
     assert np.allclose(out.outputs[0], features @ kernel + bias, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("channels, activation, fused", [(6, "tanh", False), (16, "tanh", True), (6, "relu", True)])
+def test_a_tanh_of_few_channels_is_a_step_of_its_own(channels, activation, fused):
+    """In a convolution it would be computed for a few values at a time."""
+    image = Input((8, 8, 1))
+    model = Model(image, L.Dense(2)(L.Flatten()(L.Conv2D(channels, 3, activation=activation)(image))))
+    graph = training(model.graph(), list(model.trainable_params().values()))
+    assert ("activation" not in [node.op for node in graph.nodes]) == fused
+
+
 def test_frozen_norm_under_trained_layers(rng):
     """A frozen norm between trained convolutions: its statistics stay, the gradient passes through it."""
     image = Input((8, 8, 3))
@@ -263,29 +272,74 @@ def test_dropout_drops_in_both_passes():
     assert np.allclose(first.gradients[0][2][:, 0], want, rtol=1e-5)
 
 
-# Learning rates at which rounding does not grow beyond the bound within three steps (random weights, eight images: the
-# float32 losses of PyTorch itself leave its float64 ones by 1e-3 and more at 0.01).
-@pytest.mark.parametrize(
-    "name, rate, steps",
-    [("resnet18", 1e-4, 10), ("densenet121", 1e-5, 3), ("efficientnet_b0", 1e-3, 10), ("vgg11_bn", 1e-4, 3)],
-)
-def test_steps_beside_torch(name, rate, steps, rng):
-    """Same weights, same data, SGD: the same losses and running statistics, in float32."""
+# Ten training steps. The rounding errors of a step change the weights of the next: two float32 trainings part, and at
+# usual learning rates (random weights, eight images, 1e-3) PyTorch's own float32 is 1e-2 away from its float64 after
+# ten: the ReLU networks, whose slopes jump; EfficientNet, all smooth, stays within 1e-6. So the yardstick is measured
+# beside the steps: how far PyTorch in float32 has drifted by now, in loss or running statistics, from PyTorch in
+# float64. Ours may have drifted four times as far (Winograd's kernels err so much more than direct sums), and for the
+# first three steps, at rates where PyTorch's own drift allows it, the losses agree within 1e-4.
+RATES = {"resnet18": 1e-4, "vgg11_bn": 1e-4, "densenet121": 1e-5, "efficientnet_b0": 1e-3}
+
+
+def with_ten_classes(name):
     set_seed(3)
-    model = without_dropout(get_model(name, classes=10, input_shape=(64, 64, 3)))
+    options = dict(stochastic_depth_prob=0.0) if name.startswith("efficientnet") else {}
+    if name != "vgg11_bn":
+        return without_dropout(get_model(name, classes=10, input_shape=(64, 64, 3), **options))
+    image = Input((64, 64, 3))  # without its hundred million dense weights: ten steps of them in float64 take a minute
+    features = get_model(name, include_top=False, pooling="avg", input_shape=(64, 64, 3))(image)
+    return Model(image, L.Dense(10)(features))
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_ten_steps_beside_torch(name, rng):
+    """Same weights, same data, SGD: the same losses and running statistics, in float32."""
+    model, rate, steps = with_ten_classes(name), RATES[name], 10
     model.compile(optimizer=SGD(rate), loss="sparse_categorical_crossentropy")
     x, y = rng.standard_normal((steps, 8, 64, 64, 3)).astype("f4"), rng.integers(0, 10, (steps, 8))
-    peer = TorchTraining(model.graph(), list(model.trainable_params().values()))
-    optimizer = torch.optim.SGD(peer.parameters, rate)
+    trained = list(model.trainable_params().values())
+    single, double = (TorchTraining(model.graph(), trained, dtype=dtype) for dtype in (torch.float32, torch.float64))
     kept = {node.params["mean"]: node.params["var"] for node in model.graph().nodes if node.op == "batch_norm"}
+    assert len(kept) > 7
+
+    def torch_step(peer, images, labels):
+        value = F.cross_entropy(peer(torch.from_numpy(images).to(peer.dtype).movedim(-1, 1)), torch.from_numpy(labels))
+        for weight, gradient in zip(peer.parameters, torch.autograd.grad(value, peer.parameters)):
+            weight.data -= rate * gradient
+        return float(value.detach())
+
+    def away(value_of, loss, exact_loss):
+        """The largest relative deviation from float64: of the loss, and of each mean (in deviations) and variance."""
+        found = [abs(loss / exact_loss - 1)]
+        for mean, var in kept.items():
+            exact = double.value(var)
+            found.append(np.abs((value_of(mean) - double.value(mean)) / np.sqrt(exact)).max())
+            found.append(np.abs(value_of(var) / exact - 1).max())
+        return max(found)
+
+    drift = 1e-6  # some roundings of a loss
     for step in range(steps):
-        loss = model.train_on_batch(x[step], y[step])
+        ours = model.train_on_batch(x[step], y[step])
+        theirs, exact = torch_step(single, x[step], y[step]), torch_step(double, x[step], y[step])
+        drift = max(drift, away(single.value, theirs, exact))
+        assert away(lambda param: param.value, ours, exact) <= 4 * drift, (step, drift)
+        if step < 3:
+            assert ours == pytest.approx(theirs, rel=1e-4), step
+    assert drift < 0.02  # else the test would show nothing
+
+
+def test_steps_of_the_whole_vgg_beside_torch(rng):
+    """With its dense layers of a hundred million weights."""
+    set_seed(3)
+    model = without_dropout(get_model("vgg11_bn", classes=10, input_shape=(64, 64, 3)))
+    model.compile(optimizer=SGD(1e-4), loss="sparse_categorical_crossentropy")
+    x, y = rng.standard_normal((3, 8, 64, 64, 3)).astype("f4"), rng.integers(0, 10, (3, 8))
+    peer = TorchTraining(model.graph(), list(model.trainable_params().values()))
+    optimizer = torch.optim.SGD(peer.parameters, 1e-4)
+    for images, labels in zip(x, y):
+        loss = model.train_on_batch(images, labels)
         optimizer.zero_grad()
-        value = F.cross_entropy(peer(torch.from_numpy(x[step]).movedim(-1, 1)), torch.from_numpy(y[step]))
+        value = F.cross_entropy(peer(torch.from_numpy(images).movedim(-1, 1)), torch.from_numpy(labels))
         value.backward()
         optimizer.step()
-        assert loss == pytest.approx(float(value.detach()), rel=1e-4 if step < 3 else 5e-2), step
-        for mean, var in kept.items() if step == 0 else ():
-            deviation = np.sqrt(peer.value(var))
-            assert (np.abs(mean.value - peer.value(mean)) <= 1e-4 * deviation).all()
-            assert np.allclose(var.value, peer.value(var), rtol=1e-4)
+        assert loss == pytest.approx(float(value.detach()), rel=1e-4)

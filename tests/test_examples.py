@@ -5,19 +5,26 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import shutil
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from convkern import cli, load_model
-from convkern.errors import DataError
+from convkern.errors import DataError, ShapeError
 from convkern.models import get_model
 from convkern.train import transfer
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def examples_find_each_other(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
 
 
 def example(name):
@@ -41,7 +48,7 @@ def clothes(tmp_path, rng):
     return tmp_path
 
 
-@pytest.mark.parametrize("extra", [[], ["--augment"], ["--torch"]])
+@pytest.mark.parametrize("extra", [[], ["--augment"], ["--torch"], ["--model", "lenet5", "--validate"]])
 def test_fashion_mnist(clothes, extra, tmp_path):
     words = ["--data", str(clothes), "--epochs", "4", "--batch-size", "32", *extra]
     if not extra:
@@ -50,12 +57,29 @@ def test_fashion_mnist(clothes, extra, tmp_path):
     assert extra or (tmp_path / "curves.png").stat().st_size > 1000
 
 
+def test_validation_leaves_the_test_images_alone(clothes):
+    everything, test = example("fashion_mnist").load(clothes, None, validate=False)
+    learn, judge = example("fashion_mnist").load(clothes, None, validate=True)
+    assert len(learn[0]) == 586 and len(judge[0]) == 54 and len(test[0]) == 100  # 640 * 11 // 12
+    assert np.array_equal(np.concatenate([learn[0], judge[0]]), everything[0])
+
+
 def test_digits():
     assert example("digits").main(["--epochs", "6"]) >= 0.98
 
 
 def test_lenet_on_digits():
     assert example("digits").main(["--model", "lenet5", "--epochs", "8"]) >= 0.95
+
+
+@pytest.mark.parametrize("name, side", [("convnet", 28), ("lenet5", 28), ("lenet5", 32)])
+def test_the_twins_of_the_examples_are_twins(name, side, rng):
+    """The same weights give the same logits."""
+    model = get_model(name, input_shape=(side, side, 1))
+    twin = example("beside_torch").twin_of(name, model)
+    x = rng.standard_normal((5, side, side, 1)).astype("f4")
+    theirs = twin(torch.from_numpy(x).movedim(-1, 1)).detach().numpy()
+    assert np.allclose(model(x), theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
 
 
 def pictures(folder, count=8, size=40):
@@ -101,14 +125,45 @@ def test_finetune_from_the_command_line(tmp_path, capsys):
 
 def test_finetune_refuses(tmp_path, capsys):
     folder = pictures(tmp_path / "images", count=2)
+    out = tmp_path / "out"
+    out.mkdir()
+    kept = {out / name: name.encode() for name in ("model.ckn", "report.json", "confusion.png", "curves.png")}
+    for path, content in kept.items():
+        path.write_bytes(content)  # of an earlier run
     (folder / "upright" / "0.png").unlink()
     assert cli.main(["finetune", str(folder), "--model", "squeezenet1_1", "--weights", "none.pth"]) == 2
     assert "none.pth" in capsys.readouterr().err
     with pytest.raises(DataError, match="'upright' has 1 image"):
-        transfer.finetune(folder, "squeezenet1_1", None, size=64, verbose=0)
+        transfer.finetune(folder, "squeezenet1_1", None, out, size=64, verbose=0)
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no images"):
-        transfer.finetune(folder, "squeezenet1_1", None, size=64, verbose=0)
+        transfer.finetune(folder, "squeezenet1_1", None, out, size=64, verbose=0)
+    (folder / "empty" / "broken.png").write_bytes(b"no picture")
+    shutil.copy(folder / "across" / "0.png", folder / "empty" / "whole.png")
+    shutil.copy(folder / "across" / "0.png", folder / "upright" / "0.png")
+    with pytest.raises(DataError, match=r"broken\.png"):
+        transfer.finetune(folder, "squeezenet1_1", None, out, size=64, verbose=0)
+    assert {path: path.read_bytes() for path in out.iterdir()} == kept
+
+
+def test_finetuning_goes_part_of_the_way(tmp_path):
+    """way: from the linear classifier on the network as it was to what the training made of both."""
+    folder = pictures(tmp_path / "images", count=4)
+    weights = tmp_path / "w.safetensors"
+    get_model("squeezenet1_1").save_weights(weights)
+
+    def tuned(**options):
+        options = dict(size=64, batch_size=4, verbose=0, say=str, **options)
+        model = transfer.finetune(folder, "squeezenet1_1", weights, **options)["model"]
+        return [param.value for param in model.weights]
+
+    start, half, end = tuned(epochs=0), tuned(epochs=1, way=0.5), tuned(epochs=1, way=1.0)
+    moved = sum(not np.array_equal(a, c) for a, c in zip(start, end))
+    assert moved > len(start) * 0.9  # the network too
+    for a, b, c in zip(start, half, end):
+        assert np.allclose(b, (a + c) / 2, rtol=1e-5, atol=1e-7)
+    with pytest.raises(ShapeError, match="way=0"):
+        tuned(way=0.0)
 
 
 def test_features_of_arrays_and_batches(tmp_path):

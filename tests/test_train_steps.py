@@ -77,7 +77,7 @@ def close(
 
 FAMILIES = {
     "pool_back": "vector", "norm_back": "vector", "sum": "vector", "batch_norm": "vector", "map_back": "vector",
-    "dropout": "vector", "update": "vector", "loss": "", "move_back": "", "resize_back": "",
+    "dropout": "vector", "update": "vector", "loss": "vector", "move_back": "", "resize_back": "",
 }  # fmt: skip
 
 
@@ -127,6 +127,20 @@ def test_pooling(seed: int, row: str, rng: np.random.Generator) -> None:
         got = run(row, step("avg_pool_backward", shape, **geometry), dy)[0]
         scale = np.einsum("io,noc->nic", abs(matrix), abs(dy.reshape(2, -1, shape[-1]))).reshape(x.shape)
         close(got, want, scale, 40, row, p)
+
+
+@pytest.mark.parametrize("c", [1, 6, 16, 35])
+@pytest.mark.parametrize("window,out", [((1, 2, 2), (1, 3, 4)), ((2, 3, 1), (1, 2, 9)), ((1, 2, 3), (3, 3, 2))])
+def test_average_windows_side_by_side(window: Any, out: Any, c: int, row: str, rng: np.random.Generator) -> None:
+    """Pixels beyond the last window get zeros."""
+    shape, dy = (3, 7, 9, c), integers(rng, (2, *out, c))
+    want = np.zeros((2, *shape))
+    block = dy
+    for axis, size in enumerate(window):
+        block = np.repeat(block, size, axis + 1)
+    want[:, : block.shape[1], : block.shape[2], : block.shape[3]] = block / 2
+    got = run(row, step("avg_pool_backward", shape, window=window, stride=window, divisor=2), dy)[0]
+    assert_exact(got, want)
 
 
 @pytest.mark.parametrize(

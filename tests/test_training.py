@@ -27,6 +27,7 @@ from convkern.errors import (
     Unsupported,
     WeightsError,
 )
+from convkern.models import get_model
 from convkern.train import (
     SAM,
     SGD,
@@ -293,11 +294,12 @@ def test_resuming_gives_the_same_bits(digits, tmp_path, source, stop):
 
 
 PROGRAM = """
-import sys
+import os, signal, sys
 import numpy as np
 sys.path.insert(0, {tests!r})
 from test_training import compiled
 from convkern.train import Adam, BackupAndRestore, OneCycle
+{prelude}
 rng = np.random.default_rng(0)
 x, y = rng.random((640, 8, 8, 1), "f4"), rng.integers(0, 10, 640)
 model = compiled(Adam(OneCycle(1e-2, 120)))
@@ -307,18 +309,35 @@ np.savez({out!r}, *[p.value for p in model.weights])
 """
 
 
-def test_killed_at_any_moment(tmp_path):
+def start(folder, prelude=""):
+    folder.mkdir(exist_ok=True)
+    text = PROGRAM.format(
+        tests=str(ROOT / "tests"),
+        backup=str(folder / "backup.ckn"),
+        out=str(folder / "weights.npz"),
+        prelude=prelude,
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen([sys.executable, "-c", text], env=environment)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The final weights of a run that nobody killed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    assert start(folder).wait() == 0
+    with np.load(folder / "weights.npz") as file:
+        return dict(file)
+
+
+def assert_ends_as(folder, unbroken):
+    assert start(folder).wait() == 0
+    with np.load(folder / "weights.npz") as file:
+        assert len(file.files) == 10 and all(np.array_equal(file[key], unbroken[key]) for key in unbroken)
+
+
+def test_killed_at_any_moment(tmp_path, unbroken):
     """kill -9, three times, at moments that have nothing to do with the steps; then run to the end."""
-
-    def start(folder):
-        folder.mkdir(exist_ok=True)
-        text = PROGRAM.format(
-            tests=str(ROOT / "tests"), backup=str(folder / "backup.ckn"), out=str(folder / "weights.npz")
-        )
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        return subprocess.Popen([sys.executable, "-c", text], env=environment)
-
-    assert start(tmp_path / "whole").wait() == 0
     folder, kills = tmp_path / "killed", 0
     for pause in (0.02, 0.05, 0.11):
         process = start(folder)
@@ -329,9 +348,39 @@ def test_killed_at_any_moment(tmp_path):
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
     assert kills >= 2
-    assert start(folder).wait() == 0
-    with np.load(tmp_path / "whole" / "weights.npz") as a, np.load(folder / "weights.npz") as b:
-        assert len(a.files) == 10 and all(np.array_equal(a[key], b[key]) for key in a.files)
+    assert_ends_as(folder, unbroken)
+
+
+KILLED_IN_A_WRITE = """
+import safetensors.numpy
+writes, whole_file, rename = [], safetensors.numpy.save_file, os.replace
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+def save_file(tensors, path, metadata):
+    writes.append(path)
+    whole_file(tensors, path, metadata=metadata)
+    if len(writes) == 4 and {moment!r} == "half written":
+        os.truncate(path, os.path.getsize(path) // 2)
+        die()
+def replace(source, target):
+    if len(writes) == 4 and {moment!r} == "before the name":
+        die()
+    rename(source, target)
+    if len(writes) == 4:
+        die()
+safetensors.numpy.save_file, os.replace = save_file, replace
+"""
+
+
+def test_killed_while_a_checkpoint_is_written(tmp_path, unbroken):
+    """At the worst moments: half of the file written, all but its name, and with its name."""
+    for moment in ("half written", "before the name", "after it"):
+        process = start(tmp_path, KILLED_IN_A_WRITE.format(moment=moment))
+        assert process.wait() == -signal.SIGKILL
+        load_model(tmp_path / "backup.ckn")  # whole
+    left = [path for path in tmp_path.iterdir() if path.name != "backup.ckn"]
+    assert len(left) == 2 and all(path.suffix == ".tmp" for path in left)  # of the first two kills
+    assert_ends_as(tmp_path, unbroken)
 
 
 def _time_of(path):
@@ -378,6 +427,25 @@ def test_a_foreign_checkpoint_changes_nothing(digits, tmp_path):
         model.fit(x, y, verbose=0, resume=tmp_path / "broken.ckn")
     with pytest.raises(WeightsError, match="cannot be read"):
         model.fit(x, y, verbose=0, resume=tmp_path / "none.ckn")
+
+
+def test_a_failing_run_overwrites_nothing(digits, tmp_path):
+    """The checkpoint of an earlier run survives runs with NaNs, with wrong labels and with another model."""
+    x, y = digits[0][:64], digits[1][:64]
+    path = tmp_path / "kept.ckn"
+    compiled().fit(x, y, epochs=1, verbose=0, callbacks=ModelCheckpoint(path))
+    before = path.read_bytes()
+    bad = x.copy()
+    bad[40] = np.nan
+    for model, images, labels, resume, error in [
+        (compiled(), bad, y, None, NotFinite),
+        (compiled(), x, y + 5, None, DataError),
+        (compiled(norm=False), x, y, path, CheckpointError),
+    ]:
+        with pytest.raises(error):
+            callback = ModelCheckpoint(path, save_freq=100)
+            model.fit(images, labels, batch_size=64, epochs=2, verbose=0, callbacks=callback, resume=resume)
+        assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["kept.ckn"]
 
 
 def test_backup_is_removed_in_the_end(digits, tmp_path):
@@ -452,3 +520,43 @@ def test_before_compile():
     model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ModelError, match="nothing is trainable"):
         model.train_on_batch(np.zeros((1, 8, 8, 1), "f4"), np.zeros(1, int))
+
+
+# Stochastic depth
+
+
+def rates_of(name, **options):
+    model = get_model(name, classes=3, input_shape=(32, 32, 3), **options)
+    return model, [layer.rate for layer in model.layers if isinstance(layer, L.StochasticDepth)]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0", "tf_efficientnet_lite0"])
+def test_stochastic_depth_has_torchvisions_rates(name):
+    """0.2 * block / 16; the blocks without a shortcut (0, 1, 3, 5, 8, 11, 15) have none."""
+    _, rates = rates_of(name)
+    assert rates == pytest.approx([0.2 * block / 16 for block in (2, 4, 6, 7, 9, 10, 12, 13, 14)])
+    _, halved = rates_of(name, stochastic_depth_prob=0.1)
+    assert halved == pytest.approx([rate / 2 for rate in rates]) and rates_of(name, stochastic_depth_prob=0)[1] == []
+
+
+def test_stochastic_depth_drops_in_fit_and_not_in_predict(rng):
+    """Branches that are dropped with certainty, nearly: fit sees a network without them, predict the whole network."""
+    x, y = rng.standard_normal((8, 32, 32, 3)).astype("f4"), np.arange(8) % 3
+
+    def trained(prob, frozen=False):
+        set_seed(0)
+        model, _ = rates_of("tf_efficientnet_lite0", stochastic_depth_prob=prob)
+        for layer in model.layers:
+            if isinstance(layer, L.Dropout) and not layer.per_image:
+                layer.rate = 0.0
+            layer.trainable = isinstance(layer, L.Dense) or (isinstance(layer, L.StochasticDepth) and not frozen)
+        model.compile(SGD(0.0), "sparse_categorical_crossentropy", seed=4)
+        return model.predict(x), [model.train_on_batch(x, y) for _ in range(2)], model.test_on_batch(x, y)
+
+    without, first, loss = trained(0.0)
+    assert first == pytest.approx([loss, loss], rel=1e-5)
+    outputs, dropped, same_loss = trained(0.9)
+    assert np.array_equal(outputs, without) and same_loss == loss
+    assert abs(dropped[0] - loss) > 1e-3 * loss and dropped[0] != dropped[1]  # other images in every step
+    assert trained(0.9)[1] == dropped  # from the seed
+    assert trained(0.9, frozen=True)[1] == pytest.approx([loss, loss], rel=1e-5)

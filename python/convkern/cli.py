@@ -856,7 +856,7 @@ def parser() -> argparse.ArgumentParser:
         "--classes", nargs="+", metavar="NAME", help="the folders to use, in this order (default: all)"
     )
     command.add_argument(
-        "--epochs", type=_count, default=8, metavar="N", help="of fine-tuning; 0: the classifier alone"
+        "--epochs", type=_count, default=12, metavar="N", help="of fine-tuning; 0: the classifier alone"
     )
     command.add_argument("--batch", type=_positive, default=16, metavar="N", help="images in a step (default 16)")
     command.add_argument("--rate", type=float, default=1e-3, help="learning rate of the classifier (default 0.001)")

@@ -130,8 +130,40 @@ void loop(const PoolProblem& p, const PoolBackArgs& a, int64_t first, int64_t la
   }
 }
 
+// Average windows side by side, all inside the image: each pixel has at most one, and all have one factor.
+CK_INLINE bool tiled(const PoolProblem& p) {
+  const bool apart = p.stride_d == p.t && p.stride_h == p.r && p.stride_w == p.s;
+  const bool plain = p.dil_d == 1 && p.dil_h == 1 && p.dil_w == 1 && p.pad_d_lo == 0 && p.pad_h_lo == 0 && p.pad_w_lo == 0;
+  return p.kind != PoolKind::kMax && !p.adaptive && apart && plain && p.z * p.t <= p.d && p.p * p.r <= p.h && p.q * p.s <= p.w;
+}
+
+void tiles(const PoolProblem& p, const PoolBackArgs& a, int64_t first, int64_t last) {
+  const int64_t per_image = tasks_of(p), rows = rows_of(p);
+  const vf factor = splat(1.f / static_cast<float>(p.divisor > 0 ? p.divisor : p.t * p.r * p.s)), zero = splat(0.f);
+  for (int64_t task = first; task < last; ++task) {
+    const int64_t n = task / per_image, from = task % per_image * rows;
+    for (int64_t row = from; row < from + rows && row < p.d * p.h; ++row) {
+      const int64_t d = row / p.h, h = row % p.h, z = d / p.t, i = h / p.r;
+      float* dx = at<float>(a.dx, n, d, h, 0);
+      auto pixels = [&](const float* dy, int64_t count) __attribute__((always_inline)) {  // dy null: of no window
+        for (int64_t w = 0; w < count; ++w, dx += a.dx.pixel) {
+          int64_t c = 0;
+          for (; c + kLanes <= p.c; c += kLanes) store(dx + c, dy ? load(dy + c) * factor : zero);
+          const Part io{static_cast<int>(p.c - c)};
+          if (c < p.c) io.store(dx + c, dy ? io.load(dy + c) * factor : zero);
+        }
+      };
+      const bool inside = z < p.z && i < p.p;
+      if (inside)
+        for (int64_t q = 0; q < p.q; ++q) pixels(at<const float>(a.dy, n, z, i, q), p.s);
+      pixels(nullptr, inside ? p.w - p.q * p.s : p.w);
+    }
+  }
+}
+
 void run(const PoolProblem& p, const PoolBackArgs& a, int64_t, int, int64_t first, int64_t last, void*, void*) {
   if (p.kind == PoolKind::kMax) loop<true>(p, a, first, last);
+  else if (tiled(p)) tiles(p, a, first, last);
   else loop<false>(p, a, first, last);
 }
 

@@ -75,7 +75,10 @@ def _batch_norm(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
 
 
 def _dropout(graph: Graph, node: Node, tensor: Maker, free: bool) -> Op:
-    return lambda x: F.dropout(x, node.attrs["rate"], True)
+    rate = node.attrs["rate"]
+    if not node.attrs["per_image"]:
+        return lambda x: F.dropout(x, rate, True)
+    return lambda x: x * F.dropout(x.new_ones(len(x), *[1] * (x.ndim - 1)), rate, True)
 
 
 TorchTraining.makers = {**_MAKERS, "batch_norm": _batch_norm, "dropout": _dropout}

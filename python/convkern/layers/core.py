@@ -208,13 +208,15 @@ class Dropout(Layer):
             raise Unsupported(f"{type(self).__name__}: noise_shape={noise_shape}; only None is supported")
 
     def lower(self, graph: Graph, inputs: list[int]) -> int:
-        attrs = {"rate": self.rate, "seed": self.seed, "per_image": self.per_image}
+        rate = 0.0 if self.per_image and not self.trainable else self.rate
+        attrs = {"rate": rate, "seed": self.seed, "per_image": self.per_image}
         return graph.add("dropout", inputs, attrs)
 
 
 class StochasticDepth(Dropout):
     """Dropout of whole images: in training each image of a branch is dropped with probability `rate` (to be followed by
-    an Add with the shortcut), the others are divided by 1 - rate; nothing at inference.
+    an Add with the shortcut), the others are divided by 1 - rate; nothing at inference, and nothing if the layer is
+    frozen (`trainable = False`): a frozen backbone runs as at inference.
 
     Shapes: output as input. Errors: ShapeError for a rate outside [0, 1).
     Source: Huang et al. 2016, "Deep networks with stochastic depth"; torchvision.ops.StochasticDepth with mode "row".

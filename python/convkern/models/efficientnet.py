@@ -5,6 +5,10 @@ Source: Tan and Le 2019, arXiv:1905.11946, table 1. Three families of names:
     efficientnet_b0..b7         torchvision: SiLU, squeeze and excitation, symmetric padding, eps 1e-5 (b5..b7: 1e-3)
     efficientnet_lite0..4       timm: ReLU6, no squeeze and excitation, stem and head not scaled; else the same
     tf_efficientnet_lite0..4    the same tensors with TensorFlow's SAME padding and eps 1e-3: the published weights
+
+In training the branch of a block with a shortcut is dropped for whole images, with the probability
+`stochastic_depth_prob` * block / blocks (torchvision's rates; Huang et al. 2016, arXiv:1603.09382).
+`get_model(name, stochastic_depth_prob=0)` leaves it out; at inference it is nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from .blocks import Tensor, conv_norm, make_divisible, pooled_classifier, residual, squeeze_excite
+from ..layers import StochasticDepth
+from .blocks import Tensor, conv_norm, layer_name, make_divisible, pooled_classifier, residual, squeeze_excite
 from .registry import register
 
 # expansion, kernel, stride of the first block, channels, blocks (before scaling)
@@ -56,11 +61,22 @@ def depths(scale: float, fixed_ends: bool) -> list[int]:
     return [STAGES[0][-1], *scaled[1:-1], STAGES[-1][-1]] if fixed_ends else scaled
 
 
-def efficientnet(x: Tensor, width: float, depth: float, eps: float = 1e-5, momentum: float = 0.9) -> Tensor:
+def dropped(branch: Tensor, rate: float, name: str) -> Tensor:
+    return StochasticDepth(rate, name=layer_name(f"{name}.stochastic_depth"))(branch) if rate else branch
+
+
+def efficientnet(
+    x: Tensor,
+    width: float,
+    depth: float,
+    eps: float = 1e-5,
+    momentum: float = 0.9,
+    stochastic_depth_prob: float = 0.2,
+) -> Tensor:
     """Image -> feature map of 1/32 of its height and width (torchvision's B models)."""
     step = partial(conv_norm, eps=eps, momentum=momentum)
     x = step(x, make_divisible(32 * width), 3, "features.0.0", "features.0.1", "silu", stride=2)
-    blocks = depths(depth, fixed_ends=False)
+    blocks, done = depths(depth, fixed_ends=False), 0
     for stage, (expansion, kernel, first_stride, channels, _) in enumerate(STAGES):
         for i in range(blocks[stage]):
             name = f"features.{stage + 1}.{i}.block"
@@ -73,12 +89,17 @@ def efficientnet(x: Tensor, width: float, depth: float, eps: float = 1e-5, momen
             y = step(y, hidden, kernel, f"{name}.{part}.0", f"{name}.{part}.1", "silu", stride=stride, groups=hidden)
             y = squeeze_excite(y, max(1, x.shape[-1] // 4), f"{name}.{part + 1}")
             y = step(y, filters, 1, f"{name}.{part + 2}.0", f"{name}.{part + 2}.1", None)
-            x = residual(y, x) if stride == 1 and x.shape[-1] == filters else y
+            if stride == 1 and x.shape[-1] == filters:
+                rate = stochastic_depth_prob * done / sum(blocks)
+                y = residual(dropped(y, rate, f"features.{stage + 1}.{i}"), x)
+            x, done = y, done + 1
     last = len(STAGES) + 1
     return step(x, 4 * x.shape[-1], 1, f"features.{last}.0", f"features.{last}.1", "silu")
 
 
-def efficientnet_lite(x: Tensor, width: float, depth: float, same: bool = False) -> Tensor:
+def efficientnet_lite(
+    x: Tensor, width: float, depth: float, same: bool = False, stochastic_depth_prob: float = 0.2
+) -> Tensor:
     """Image -> feature map of 1/32 of its height and width, 1280 channels (timm's names).
 
     same: TensorFlow's padding and its norm, with eps 1e-3 and a running average that keeps 0.99 of its past.
@@ -87,7 +108,7 @@ def efficientnet_lite(x: Tensor, width: float, depth: float, same: bool = False)
     if same:
         step = partial(conv_norm, padding="same", eps=1e-3, momentum=0.99)
     x = step(x, 32, 3, "conv_stem", "bn1", "relu6", stride=2)
-    blocks = depths(depth, fixed_ends=True)
+    blocks, done = depths(depth, fixed_ends=True), 0
     for stage, (expansion, kernel, first_stride, channels, _) in enumerate(STAGES):
         for i in range(blocks[stage]):
             name = f"blocks.{stage}.{i}"
@@ -100,7 +121,9 @@ def efficientnet_lite(x: Tensor, width: float, depth: float, same: bool = False)
                 y = step(x, hidden, 1, f"{name}.conv_pw", f"{name}.bn1", "relu6")
                 y = step(y, hidden, kernel, f"{name}.conv_dw", f"{name}.bn2", "relu6", stride=stride, groups=hidden)
                 y = step(y, filters, 1, f"{name}.conv_pwl", f"{name}.bn3", None)
-            x = residual(y, x) if stride == 1 and x.shape[-1] == filters else y
+            if stride == 1 and x.shape[-1] == filters:
+                y = residual(dropped(y, stochastic_depth_prob * done / sum(blocks), name), x)
+            x, done = y, done + 1
     return step(x, 1280, 1, "conv_head", "bn2", "relu6")
 
 

@@ -111,7 +111,7 @@ class Trainer:
         trained = self.model.trainable_params()
         if not trained:
             raise ModelError(f"{self.model.name}: nothing is trainable: set layer.trainable = True for some layer")
-        frozen = tuple(layer.trainable for _, layer in self.model.param_layers())
+        frozen = tuple(_frozen(self.model))
         replaced = tuple(param.replaced for param in self.model.weights)
         key = (shapes, weighted, tuple(trained), frozen, replaced, self.model.exact, self.model.memory)
         step = self._steps.get(key)
@@ -334,6 +334,14 @@ class _Bare(losses.Loss):
 
     def lower(self, graph: Graph, output: int, targets: list[int]) -> int:
         return self.loss.lower(graph, output, targets)
+
+
+def _frozen(model: Any) -> Iterator[bool]:
+    """For each layer, of inner models too, whether it is frozen: norms and stochastic depth run differently then."""
+    for layer in model._inner_layers():
+        yield not layer.trainable
+        if hasattr(layer, "_inner_layers"):
+            yield from _frozen(layer)
 
 
 def _names(model: Any) -> list[str]:

@@ -63,6 +63,8 @@ struct Emulated {
   double slots[1024];                                     // what shuffles exchange
   std::vector<std::function<void()>>* capture = nullptr;  // launches go here instead of running
 
+  int64_t allocations = 0, allocated = 0;                 // blocks of memory that there are, and that have been since the start
+  int64_t waits = 0;                                      // how often the whole device was waited for
   [[noreturn]] static void fail(const char* why) {
     std::fprintf(stderr, "emulated CUDA: %s\n", why);
     std::abort();

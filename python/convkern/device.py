@@ -38,6 +38,7 @@ _ELEMENTS = {"float32": 0, "float16": 1, "bfloat16": 2, "int64": 3}  # the compi
 
 _LEGACY_STREAM = 1  # the default stream, as DLPack numbers it
 _stream_now: contextvars.ContextVar[int | None] = contextvars.ContextVar("convkern_stream", default=None)
+_UNKNOWN_STREAM = 2**64 - 1  # no stream's handle
 _module: _core.DeviceModule | None = None
 _lock = threading.Lock()
 
@@ -332,7 +333,7 @@ class DeviceArray:
         return out
 
     def wait(self, stream: int) -> None:
-        """Have a stream wait for the values."""
+        """Have a stream wait for the values. The memory is then given back when all streams are done with it."""
         if stream != self._stream:
             module().order(self.device_number, self._stream, stream)
 
@@ -345,6 +346,11 @@ class DeviceArray:
         self,
         *,
         stream: int | None = None,
+            self._share(stream)
+
+    def _share(self, stream: int) -> None:
+        if isinstance(self._owner, _core.DeviceMemory):
+            self._owner.share(stream)
         max_version: tuple[int, int] | None = None,
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
@@ -358,7 +364,9 @@ class DeviceArray:
         if copy:
             return concatenate([self[None]])[0].__dlpack__(stream=stream)
         consumer = _LEGACY_STREAM if stream is None or stream == 0 else stream
-        if consumer != -1 and not module().emulated:
+        if consumer == -1:
+            self._share(_UNKNOWN_STREAM)
+        else:
             self.wait(consumer)
             if isinstance(self._owner, _core.DeviceMemory):
                 self._owner.share(consumer)

@@ -107,16 +107,19 @@ inline int device_count() {
 // Makes a device current and restores the caller's afterwards.
 class DeviceScope {
  public:
-  explicit DeviceScope(int id) {
+  explicit DeviceScope(int id) : id_(id) {
     check(cudaGetDevice(&before_), "no CUDA device");
-    if (before_ != id) check(cudaSetDevice(id), "cannot use the device");
+    if (before_ != id_) check(cudaSetDevice(id_), "cannot use the device");
   }
-  ~DeviceScope() { cudaSetDevice(before_); }
+  ~DeviceScope() {
+    if (before_ != id_) cudaSetDevice(before_);
+  }
   DeviceScope(const DeviceScope&) = delete;
   DeviceScope& operator=(const DeviceScope&) = delete;
 
  private:
   int before_ = 0;
+  const int id_;
 };
 
 inline Device describe(int id, device::Info* info) {

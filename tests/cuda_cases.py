@@ -462,6 +462,20 @@ def test_profile_times_every_step(cuda: Any, rng: np.random.Generator) -> None:
 
 def check_network(name: str, size: int, precision: str, n: int = 2) -> None:
     """Against float64 on the CPU's reference kernels, relative to the largest logit."""
+def test_one_image_that_stands_for_many(cuda: Any, rng: np.random.Generator) -> None:
+    """An array expanded along the batch has a stride of 0 there, and is copied before kernels read it."""
+    model = small_net()
+    x = rng.standard_normal((1, 13, 11, 3)).astype("f4")
+    want = np.repeat(model(x), 3, 0)
+    model.to("cuda:0")
+    runner = model.plan()._plan
+    array = device.to_device(x).repeated(3)[:, None]
+    got = back(runner.run([array])[0]).reshape(want.shape)
+    tolerance.assert_within(got, want, tolerance.network_bound(want), "expanded")
+    (pointer, image, *_) = runner._arguments([array], False)[1][0]
+    assert pointer == array.pointer and image == 0
+
+
     from convkern.compiler import compile
 
     model = get_model(name, input_shape=(size, size, 3))

@@ -37,8 +37,8 @@ struct DeviceScope {
 
 inline Device describe(int id, device::Info* info) {
   const Emulated& e = emulated();
-  if (info) *info = {"emulated on the CPU", e.capability, e.multiprocessors, int64_t{1} << 36};
-  return {id, e.capability, e.multiprocessors, 64 << 10, 4 << 20, int64_t{1} << 36};
+  if (info) *info = {"emulated on the CPU", e.capability, e.multiprocessors, e.memory_bytes};
+  return {id, e.capability, e.multiprocessors, 64 << 10, 4 << 20, e.memory_bytes};
 }
 
 inline void* allocate(int, int64_t bytes, cudaStream_t) {
@@ -104,7 +104,8 @@ inline int device_count() {
   return n;
 }
 
-// Makes a device current and restores the caller's afterwards.
+// Makes a device current and restores the caller's afterwards; nothing is set where it is the same: that would make a context on a device that the
+// caller may never use.
 class DeviceScope {
  public:
   explicit DeviceScope(int id) : id_(id) {
@@ -118,8 +119,8 @@ class DeviceScope {
   DeviceScope& operator=(const DeviceScope&) = delete;
 
  private:
-  int before_ = 0;
   const int id_;
+  int before_ = 0;
 };
 
 inline Device describe(int id, device::Info* info) {

@@ -219,6 +219,7 @@ struct Exported {  // what a DLPack consumer keeps
 };
 
 void delete_exported(dlpack::Managed* m) {
+  if (!Py_IsInitialized()) return;  // a consumer that outlives Python: the process' end frees the memory
   const py::gil_scoped_acquire gil;
   delete static_cast<Exported*>(m->manager);
 }

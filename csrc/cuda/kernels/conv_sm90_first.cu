@@ -150,6 +150,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
           if (++c == f.chunks) c = 0, row += f.row_bytes;
         }
         wgmma_wait<0>();
+        settle(acc[0]);
         if (lane == 0 && block + 2 >= unit.end) barrier_arrive(empty + 8 * stage);
         write_tile<T, C::kN, 1, C::kAnyAct>(acc, g, n0, base + C::kPanelOffset + wg * C::kPanels * kPanelBytes,
                                             panel_ready + wg * 8 * C::kPanels, panel_written + wg * 8 * C::kPanels, out);

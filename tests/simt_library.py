@@ -133,9 +133,21 @@ def build(*extra: str) -> Path:
 @functools.cache
 def library(*extra: str) -> ctypes.CDLL:
     lib = ctypes.CDLL(str(build(*extra)))
+# As struct_sizes() of tests/simt/main.cpp has them.
+_STRUCTS = (_VIEW, _ACT, _PROBLEM, _DEVICE, _CONTEXT, _ARGS, MAP_SPEC)
+
+
     for name in ("row_name", "row_refuse", "simt_error", "variant_name", "mma_name", "map_refuse"):
         getattr(lib, name).restype = ctypes.c_char_p
     for name in ("row_packed_bytes", "row_workspace_bytes", "mma_workspace", "merge"):
+    sizes = (ctypes.c_int64 * len(_STRUCTS))()
+    lib.struct_sizes(sizes)
+    for struct, size in zip(_STRUCTS, sizes):
+        if ctypes.sizeof(struct) != size:
+            raise RuntimeError(
+                f"tests/simt_library.py: {struct.__name__} has {ctypes.sizeof(struct)} bytes, the C++ struct {size}: "
+                "a field of csrc/core or csrc/cuda/kernel.cuh has changed"
+            )
         getattr(lib, name).restype = ctypes.c_int64
     lib.row_cost.restype = ctypes.c_double
     lib.descriptor.restype = ctypes.c_uint64

@@ -28,6 +28,7 @@ SOURCES := CMakeLists.txt pyproject.toml constraints.txt README.md \
            $(shell find csrc python -type f ! -name '*.so' ! -name '*.pyc' ! -name '.*')
 CXX_FILES = $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 WHEEL_LIMIT := 5000000
+CUDA_WHEEL_LIMIT := 40000000
 NATIVE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCONVKERN_NATIVE=ON
 
 SANITIZE ?= OFF
@@ -108,7 +109,6 @@ GPU_PYTEST = $(GPU_ENV) CONVKERN_REQUIRE_GPU=1 PYTHONPATH=build/gpu PYTEST_DISAB
 GPU_SPREAD = $$($(PYTHON) -c "import xdist; print('-p xdist -n 6')" 2>/dev/null)
 TOOLS ?= memcheck racecheck
 
-# Nothing is fetched: PYTHON has torch, numpy, pytest, scikit-build-core, pybind11, cmake and ninja.
 build/gpu/convkern: $(SOURCES)
 	$(GPU_ENV) CONVKERN_CUDA=ON CONVKERN_CUDA_ARCHS=native $(PYTHON) -m pip install --disable-pip-version-check --no-build-isolation --no-deps \
 	  --no-index --upgrade --target build/gpu .

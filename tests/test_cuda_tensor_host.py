@@ -159,8 +159,13 @@ def test_mma_groups_and_odd_channels(conv: Conv, rng: np.random.Generator) -> No
 
 @pytest.mark.parametrize("conv", (*WIDE[1:4], *NARROW), ids=str)
 def test_mma_without_asynchronous_copies(conv: Conv, rng: np.random.Generator) -> None:
-    """As sm_75 has to do it: global loads pass through registers."""
-    check(Case(conv, "f16", capability=75, extra=("-DCK_ASYNC_COPY=0",), rng=rng), "conv_mma")
+    """As sm_75 has to do it: global loads pass through registers, and shared memory starts at address 0."""
+    case = Case(conv, "f16", capability=75, extra=("-DCK_ASYNC_COPY=0",), rng=rng)
+    case.lib.simt_base(0)
+    try:
+        check(case, "conv_mma")
+    finally:
+        case.lib.simt_base(1024)
 
 
 @pytest.mark.parametrize("conv", FIRST, ids=str)

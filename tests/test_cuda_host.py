@@ -6,6 +6,7 @@ What cannot be seen here: races, the memory model, tensor cores, speed. `make gp
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -323,8 +324,8 @@ def test_graphs_keep_a_bounded_share_of_the_memory(cuda: Any, counts: Any, rng: 
     model = cuda_cases.small_net()
     xs = rng.standard_normal((2, 4, 13, 11, 3)).astype("f4")
     wants = [model(x) for x in xs]
-    arena = 4 * cuda_cases.small_net().to("cuda:0").plan()._plan.arena_bytes
-    library.ck_emulated_memory(ctypes.c_int64(12 * arena))  # an eighth of it: one arena and a half
+    needed = sum(cuda_cases.small_net().to("cuda:0").plan()._plan._plan.memory(4))  # arena and workspace
+    library.ck_emulated_memory(ctypes.c_int64(12 * needed))  # an eighth of it: one and a half
     try:
         runner = model.to("cuda:0").plan()._plan
         alive = []
@@ -389,6 +390,32 @@ def test_streams_of_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     with device.stream(5):
         assert device.current_stream() == 5
     assert device.current_stream(0) == 1000
+
+
+def test_a_tensor_of_another_device_is_taken_with_that_device(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch refuses to export a tensor of cuda:1 while cuda:0 is its current device."""
+    x, now = torch.arange(3.0), [0]
+
+    class Tensor:
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 1
+
+        def __dlpack__(self) -> Any:
+            assert now == [1]
+            return x.__dlpack__()
+
+    @contextlib.contextmanager
+    def on(index: int) -> Iterator[None]:
+        now[0] = index
+        yield
+        now[0] = 0
+
+    other_torch = ModuleType("torch")
+    other_torch.Tensor = Tensor  # type: ignore[attr-defined]
+    other_torch.cuda = type("cuda", (), dict(device=on, is_initialized=lambda: True))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", other_torch)
+    array = device.from_object(Tensor(), "x")
+    assert array.pointer == x.data_ptr() and now == [0]
 
 
 def test_arrays_of_the_cuda_array_interface(cuda: Any) -> None:

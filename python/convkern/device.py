@@ -487,6 +487,14 @@ def is_array(obj: Any) -> bool:
     )
 
 
+def _torch_device(obj: Any, index: int) -> contextlib.AbstractContextManager[Any]:
+    """PyTorch gives away a tensor only while the tensor's device is its current one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(obj, torch.Tensor) or not torch.cuda.is_initialized():
+        return contextlib.nullcontext()
+    return torch.cuda.device(index)
+
+
 def from_object(obj: Any, what: str) -> DeviceArray:
     """View a CUDA array of any library as a DeviceArray; no copy. The current stream waits for its values."""
     if isinstance(obj, DeviceArray):
@@ -497,7 +505,8 @@ def from_object(obj: Any, what: str) -> DeviceArray:
     if hasattr(obj, "__dlpack__"):
         index = int(obj.__dlpack_device__()[1])
         queue = current_stream(index)
-        capsule = obj.__dlpack__() if module().emulated else obj.__dlpack__(stream=queue)
+        with _torch_device(obj, index):
+            capsule = obj.__dlpack__() if module().emulated else obj.__dlpack__(stream=queue)
         pointer, shape, steps, dtype, kind, index, owner = _core.dlpack_import(capsule)
         if kind not in (*_DLPACK_CUDA, module().dlpack_type):
             raise Unsupported(f"{what}: got memory of DLPack's device type {kind}, want CUDA (2)")

@@ -97,6 +97,11 @@ template <class T, int kSide, int kStride, bool kMax>
 __global__ void __launch_bounds__(256)
     pool_strip(View x, View y, Window g, Divider<uint32_t> by_c, Divider<uint32_t> by_strip, Divider<uint32_t> by_p, uint32_t items) {
   constexpr int kCount = kVector<T>, kColumns = (kStrip - 1) * kStride + kSide;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  [[maybe_unused]] constexpr int kRowsAtOnce = 1;  // a maximum that keeps NaN takes a comparison more there, and registers
+#else
+  [[maybe_unused]] constexpr int kRowsAtOnce = kSide;
+#endif
   const uint32_t step = gridDim.x * blockDim.x;
   for (uint32_t item = blockIdx.x * blockDim.x + threadIdx.x; item < items; item += step) {
     uint32_t vector, strip, p;
@@ -105,7 +110,7 @@ __global__ void __launch_bounds__(256)
     const int64_t c = static_cast<int64_t>(vector) * kCount;
     const T* x_n = at<const T>(x, n, 0, 0, 0) + c;
     float column[kColumns][kCount];
-#pragma unroll
+#pragma unroll(kRowsAtOnce)
     for (int r = 0; r < kSide; ++r) {
       const bool row = h0 + r >= 0 && h0 + r < g.h;
       const T* x_h = x_n + static_cast<int64_t>(h0 + r) * x.row;

@@ -8,8 +8,10 @@
 #   make native-test  every kernel without Python, on every ISA of this machine (ARGS="problems seed index"; SANITIZE=ON)
 #   make neon         cross-compile for aarch64, look at the machine code      make neon-test    ... and run it in an emulator
 #   make cuda         the CUDA kernels for all devices, into build/cuda, and a check of what the compiler says about them (needs nvcc, no GPU)
-#   make gpu-test     on a machine with a GPU: build for it alone, run its tests (no network: the packages of PYTHON are used; ARGS="-k conv")
-#   make gpu-bench    the same build, timed beside PyTorch (ARGS="resnet50 --batch 1 32 --json gpu.json")
+#   make gpu-test     on a machine with a GPU: build for it alone, run its tests (no network: the packages of PYTHON are used; ARGS="-k conv"),
+#                     then a few under compute-sanitizer; where time is short, one after another: gpu-build, gpu-tests, gpu-sanitizer
+#   make gpu-bench    the same build, timed beside PyTorch: the numbers asked for (ARGS="--only half first --seconds 500 --json gpu.json"), or
+#                     networks (ARGS="resnet50 --batch 1 32")
 #   make stubs        write python/convkern/_core.pyi anew       make check-build    it is current; the objects keep to their ISA
 #   make dev          an editable install with all tools and the pre-commit hooks
 #   make clean        remove build/, dist/ and .venv
@@ -26,13 +28,15 @@ SOURCES := CMakeLists.txt pyproject.toml constraints.txt README.md \
            $(shell find csrc python -type f ! -name '*.so' ! -name '*.pyc' ! -name '.*')
 CXX_FILES = $(shell find csrc tests/native -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 WHEEL_LIMIT := 5000000
+CUDA_WHEEL_LIMIT := 40000000
 NATIVE := $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DCONVKERN_NATIVE=ON
 
 SANITIZE ?= OFF
 CROSS ?= aarch64-linux-gnu-
 SYSROOT ?= /usr/aarch64-linux-gnu
 
-.PHONY: demo test lint format wheel wheel-check asan native-test neon neon-test cuda gpu-test gpu-bench stubs check-build dev clean
+.PHONY: demo test lint format wheel wheel-check asan native-test neon neon-test cuda gpu-build gpu-test gpu-tests gpu-sanitizer gpu-bench stubs \
+        check-build dev clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
@@ -95,23 +99,36 @@ cuda: .venv/cuda.stamp
 	$(BIN)/cmake -S . -B build/cuda -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) -DCONVKERN_CUDA=ON
 	$(BIN)/cmake --build build/cuda --target _cuda
-	$(BIN)/python tools/check_cuda.py build/cuda
+	$(BIN)/python tools/check_cuda.py build/cuda --most $$(($(CUDA_WHEEL_LIMIT) - $(WHEEL_LIMIT)))
 
-# Nothing is fetched: PYTHON has torch, numpy, pytest, scikit-build-core, pybind11, cmake and ninja.
+# Nothing is fetched: PYTHON has torch, numpy, safetensors, pytest, scikit-build-core, pybind11, cmake and ninja (the build takes all processors).
+# Its other packages are nobody's concern: no plugin of pytest but xdist, which spreads the tests over processes, and warnings stay warnings.
+GPU_ENV = PATH="$$PATH:/usr/local/cuda/bin"
+GPU_PYTEST = $(GPU_ENV) CONVKERN_REQUIRE_GPU=1 PYTHONPATH=build/gpu PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(PYTHON) -m pytest -W default \
+  -p no:cacheprovider tests/gpu
+GPU_SPREAD = $$($(PYTHON) -c "import xdist; print('-p xdist -n 6')" 2>/dev/null)
+TOOLS ?= memcheck racecheck
+
 build/gpu/convkern: $(SOURCES)
-	CONVKERN_CUDA=ON CONVKERN_CUDA_ARCHS=native $(PYTHON) -m pip install --disable-pip-version-check --no-build-isolation --no-deps --no-index \
-	  --upgrade --target build/gpu .
+	$(GPU_ENV) CONVKERN_CUDA=ON CONVKERN_CUDA_ARCHS=native $(PYTHON) -m pip install --disable-pip-version-check --no-build-isolation --no-deps \
+	  --no-index --upgrade --target build/gpu .
 	@touch $@
 
-gpu-test: build/gpu/convkern
-	CONVKERN_REQUIRE_GPU=1 PYTHONPATH=build/gpu $(PYTHON) -m pytest -p no:cacheprovider tests/gpu $(ARGS)
-	@command -v compute-sanitizer >/dev/null || echo "compute-sanitizer was not found: no check for memory errors and races"
-	@for tool in memcheck racecheck; do \
-	  if command -v compute-sanitizer >/dev/null; then \
-	    CONVKERN_REQUIRE_GPU=1 PYTHONPATH=build/gpu PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
-	      $(PYTHON) -m pytest -p no:cacheprovider tests/gpu -m sanitizer -x -q || exit 1; \
-	  fi; \
+gpu-build: build/gpu/convkern
+
+gpu-tests: build/gpu/convkern
+	$(GPU_PYTEST) -m "not alone" $(GPU_SPREAD) $(ARGS) || [ $$? = 5 ]
+	$(GPU_PYTEST) -m alone $(ARGS) || [ $$? = 5 ]
+
+gpu-sanitizer: build/gpu/convkern
+	@export $(GPU_ENV); command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer was not found: no check for memory errors and races"; exit 0; }; \
+	for tool in $(TOOLS); do \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --target-processes all --tool $$tool --error-exitcode 9 \
+	    env $(GPU_PYTEST) -m sanitizer -x -q $(ARGS) || exit 1; \
 	done
+
+gpu-test: gpu-tests
+	@$(MAKE) gpu-sanitizer
 
 gpu-bench: build/gpu/convkern
 	PYTHONPATH=build/gpu $(PYTHON) -m convkern.bench.gpu $(ARGS)

@@ -269,6 +269,42 @@ def test_pools(on_cuda: str, rng: np.random.Generator) -> None:
     other.test_pools_write_into_their_channel_slice_alone(on_cuda, rng)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("side,stride", [(2, 1), (2, 2), (3, 1), (3, 2)])
+def test_windows(cuda: Any, side: int, stride: int, precision: str, rng: np.random.Generator) -> None:
+    """pool_window: odd and even widths, padding on either side, windows that overhang, every divisor; NaN stays."""
+    for h, w, lo, hi, c in ((7, 9, 1, 1, 16), (8, 6, 0, 1, 8), (side, side, 0, 0, 24), (11, 5, 1, 0, 8)):
+        x = oracle.integers(rng, (3, 1, h, w, c), 8)
+        out = [(n + lo + hi - side) // stride + 1 for n in (h, w)]
+        options: dict[str, Any] = dict(
+            window=(1, side, side),
+            stride=(1, stride, stride),
+            pad_lo=(0, lo, lo),
+            pad_hi=(0, hi, hi),
+            out=(1, *out),
+        )
+        for kind, more in (
+            ("max", {}),
+            ("avg", dict(count_include_pad=True)),
+            ("avg", dict(count_include_pad=False)),
+            ("avg", dict(divisor=7)),
+        ):
+            plan = _core.Plan(record=True)
+            plan.finish([other.step("pool", kind, **options, **more)(plan, plan.input(x.shape[1:]))])
+            runner = Runner(plan, 0, precision)
+            assert runner.steps()[0]["kernel"] == "pool_window"
+            for view in (x, other.strided(x)):
+                got = back(runner.run([put(view, device.PRECISIONS[precision][1])])[0])
+                want = oracle.pool(view, kind, **options, **more)[0]
+                tolerance.assert_exact(got, rounded(want.astype(np.float32), precision), (kind, more, x.shape))
+            if kind == "max":
+                bad = x.copy()
+                bad[1, 0, h // 2, w // 2, 3] = np.nan
+                got = back(runner.run([put(bad, device.PRECISIONS[precision][1])])[0])
+                want = oracle.pool(np.where(np.isnan(bad), 1e4, bad), kind, **options)[0] > 1e3
+                assert (np.isnan(got) == want).all()
+
+
 @pytest.mark.parametrize("size,out", other.ADAPTIVE)
 def test_adaptive_pools(on_cuda: str, size: Any, out: Any, rng: np.random.Generator) -> None:
     other.test_adaptive_pooling(on_cuda, size, out, rng)
@@ -424,6 +460,20 @@ def test_any_batch(cuda: Any, rng: np.random.Generator) -> None:
         tolerance.assert_within(got, want[:n], tolerance.network_bound(want[:n]) if n else 0, n)
     got = back(model.predict(device.to_device(x), batch_size=3))
     tolerance.assert_within(got, want, tolerance.network_bound(want), "predict")
+
+
+def test_one_image_that_stands_for_many(cuda: Any, rng: np.random.Generator) -> None:
+    """An array expanded along the batch has a stride of 0 there, and is copied before kernels read it."""
+    model = small_net()
+    x = rng.standard_normal((1, 13, 11, 3)).astype("f4")
+    want = np.repeat(model(x), 3, 0)
+    model.to("cuda:0")
+    runner = model.plan()._plan
+    array = device.to_device(x).repeated(3)[:, None]
+    got = back(runner.run([array])[0]).reshape(want.shape)
+    tolerance.assert_within(got, want, tolerance.network_bound(want), "expanded")
+    (pointer, image, *_) = runner._arguments([array], False)[1][0]
+    assert pointer == array.pointer and image == 0
 
 
 def test_weights_changed_after_a_call_are_packed_again(cuda: Any, rng: np.random.Generator) -> None:

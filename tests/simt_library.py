@@ -27,7 +27,10 @@ import tolerance
 ROOT = Path(__file__).resolve().parent.parent
 CSRC, SIMT = ROOT / "csrc", ROOT / "tests" / "simt"
 FLAGS = "-std=gnu++17 -fPIC -DCK_EMULATE -Wall -Wextra -Wno-unknown-pragmas -Wno-attributes -Werror".split()
-FILES = "mma mma_half mma_bfloat mma_tf32 mma_three first sm90_common sm90_persistent sm90_halo sm90_cluster sm90_first"
+FILES = (
+    "mma mma_half mma_bfloat mma_tf32 mma_three first "
+    "sm90_common sm90_persistent sm90_halo sm90_cluster sm90_first sm90_first_view"
+)
 
 PRECISIONS = {"f32": 0, "tf32": 1, "f32x3": 2, "f16": 3, "bf16": 4}  # of csrc/cuda/kernel.cuh
 TENSOR = ("f16", "bf16", "tf32", "f32x3")
@@ -130,9 +133,21 @@ def build(*extra: str) -> Path:
     return library
 
 
+# As struct_sizes() of tests/simt/main.cpp has them.
+_STRUCTS = (_VIEW, _ACT, _PROBLEM, _DEVICE, _CONTEXT, _ARGS, MAP_SPEC)
+
+
 @functools.cache
 def library(*extra: str) -> ctypes.CDLL:
     lib = ctypes.CDLL(str(build(*extra)))
+    sizes = (ctypes.c_int64 * len(_STRUCTS))()
+    lib.struct_sizes(sizes)
+    for struct, size in zip(_STRUCTS, sizes):
+        if ctypes.sizeof(struct) != size:
+            raise RuntimeError(
+                f"tests/simt_library.py: {struct.__name__} has {ctypes.sizeof(struct)} bytes, the C++ struct {size}: "
+                "a field of csrc/core or csrc/cuda/kernel.cuh has changed"
+            )
     for name in ("row_name", "row_refuse", "simt_error", "variant_name", "mma_name", "map_refuse"):
         getattr(lib, name).restype = ctypes.c_char_p
     for name in ("row_packed_bytes", "row_workspace_bytes", "mma_workspace", "merge"):

@@ -6,11 +6,13 @@ What cannot be seen here: races, the memory model, tensor cores, speed. `make gp
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
 import json
 import mmap
+import os
 import subprocess
 import sys
 import time
@@ -33,7 +35,7 @@ from convkern import _core, device
 from convkern.device import DeviceArray, Runner
 from convkern.errors import DeviceError, Unsupported
 from cuda_cases import *  # noqa: F403 - the tests
-from cuda_cases import check_network, check_row
+from cuda_cases import back, check_network, check_row
 from oracle import Conv
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -197,6 +199,14 @@ def test_kernels_that_a_large_device_takes(cuda: Any) -> None:
         library.ck_emulated_device(75, 4)
 
 
+def test_how_channels_first_images_are_turned(cuda: Any) -> None:
+    """A photo's three channels would leave a tile of 32 channels empty; wide maps go by tiles."""
+    library = ctypes.CDLL(str(emulated.build()))
+    library.ck_emulated_turn.restype = ctypes.c_char_p
+    for c, kernel in ((3, b"move_any"), (8, b"move_any"), (64, b"move_tile"), (1000, b"move_tile")):
+        assert library.ck_emulated_turn(ctypes.c_int64(8), ctypes.c_int64(224), ctypes.c_int64(c)) == kernel, c
+
+
 def test_a_workspace_is_bounded(cuda: Any) -> None:
     """No row asks for more than a gigabyte, whatever the batch."""
     for problem in (*cuda_cases.LARGER, Conv(1, 112, 112, 64, 64, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1))):
@@ -252,6 +262,100 @@ def test_a_device_that_is_not_there(cuda: Any) -> None:
         cuda_cases.small_net().to("cuda:3")
 
 
+@pytest.fixture
+def counts(cuda: Any) -> Any:
+    """Blocks of device memory that there are, that have ever been, and how often the whole device was waited for."""
+    library = ctypes.CDLL(str(emulated.build()))
+    library.ck_emulated_count.restype = ctypes.c_int64
+    return lambda: tuple(library.ck_emulated_count(what) for what in range(3))
+
+
+def test_memory_that_other_streams_use_waits_for_all_of_them(cuda: Any, counts: Any) -> None:
+    """Given back in the order of its own stream, except where another one reads it: then the device is waited for."""
+    for wait in (False, True):
+        array = device.empty((4,), "float32", 0)
+        if wait:
+            array[1:].wait(5)  # a view is the same memory
+        alive, _, waits = counts()
+        del array
+        assert counts()[0] == alive - 1 and counts()[2] == waits + wait
+    array = device.empty((4,), "float32", 0)
+    array.__dlpack__(stream=-1)  # a consumer that says nothing about its streams
+    waits = counts()[2]
+    del array
+    assert counts()[2] == waits + 1
+
+
+def test_a_model_on_another_stream_keeps_its_input(cuda: Any, counts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = cuda_cases.small_net().to("cuda:0")
+    x = device.to_device(np.zeros((1, 13, 11, 3), "f4"))
+    monkeypatch.setattr(device, "current_stream", lambda index=0: 9)
+    model(x)
+    waits = counts()[2]
+    del x
+    assert counts()[2] == waits + 1
+
+
+def test_memory_dropped_in_a_capture_is_freed_after_it(cuda: Any, counts: Any) -> None:
+    """A graph may give back its own memory alone."""
+    library = ctypes.CDLL(str(emulated.build()))
+    before, first = device.empty((4,), "float32", 0), counts()[0]
+    library.ck_emulated_capture(1)
+    try:
+        inside = device.empty((4,), "float32", 0)
+        del inside  # a node of the graph
+        assert counts()[0] == first
+        del before  # waits
+        assert counts()[0] == first
+        also = device.empty((4,), "float32", 0)
+        assert counts()[0] == first + 1
+    finally:
+        library.ck_emulated_capture(0)
+    del also
+    last = device.empty((4,), "float32", 0)
+    assert counts()[0] == first  # `before` is gone, `last` is there
+    del last
+    assert counts()[0] == first - 1
+
+
+def test_graphs_keep_a_bounded_share_of_the_memory(cuda: Any, counts: Any, rng: np.random.Generator) -> None:
+    """Each graph has an arena of its own: where the next one would be too much, its call is launched step by step."""
+    library = ctypes.CDLL(str(emulated.build()))
+    model = cuda_cases.small_net()
+    xs = rng.standard_normal((2, 4, 13, 11, 3)).astype("f4")
+    wants = [model(x) for x in xs]
+    needed = sum(cuda_cases.small_net().to("cuda:0").plan()._plan._plan.memory(4))  # arena and workspace
+    library.ck_emulated_memory(ctypes.c_int64(12 * needed))  # an eighth of it: one and a half
+    try:
+        runner = model.to("cuda:0").plan()._plan
+        alive = []
+        for array, want in zip([device.to_device(x)[:, None] for x in xs], wants):
+            n, inputs, outputs = runner._arguments([array], False)
+            for _ in range(4):
+                runner._plan.run(n, inputs, [outputs[0].pointer], False, 1)
+                alive.append(counts()[0])
+                tolerance.assert_within(back(outputs[0]).reshape(want.shape), want, tolerance.network_bound(want), "")
+        assert alive[1] == alive[0] + 1 and len({*alive[1:4]}) == 1, "the first call has a graph"
+        assert len({*alive[4:]}) == 1, "the second has none"
+    finally:
+        library.ck_emulated_memory(ctypes.c_int64(2**36))
+
+
+def test_a_layer_that_needs_no_memory_takes_none(cuda: Any, counts: Any, rng: np.random.Generator) -> None:
+    """What writes its output in place has no arena: nothing is allocated for a run, nor kept for a graph."""
+    problem = Conv(1, 6, 6, 8, 8, 1, 3, 3)
+    data = oracle.conv_data(problem, rng, 2)
+    runner = cuda_cases.conv_runner(problem, data.w, data.bias, "conv_direct", "float32")
+    array = device.to_device(data.x)
+    n, inputs, outputs = runner._arguments([array], False)
+    runner._plan.run(n, inputs, [outputs[0].pointer], False, 1)  # packs the weights
+    ever = counts()[1]
+    for _ in range(3):  # launched, captured, replayed
+        runner._plan.run(n, inputs, [outputs[0].pointer], False, 1)
+    assert counts()[1] == ever and runner.arena_bytes == 0
+    tolerance.assert_exact(outputs[0].numpy(), data.want)
+
+
 def test_a_table_of_another_version_is_refused(emulation: Any) -> None:
     library = ctypes.CDLL(str(emulated.build()))
     library.ck_device_table.restype = ctypes.POINTER(ctypes.c_uint32 * 8)
@@ -288,6 +392,32 @@ def test_streams_of_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device.current_stream(0) == 1000
 
 
+def test_a_tensor_of_another_device_is_taken_with_that_device(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch refuses to export a tensor of cuda:1 while cuda:0 is its current device."""
+    x, now = torch.arange(3.0), [0]
+
+    class Tensor:
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 1
+
+        def __dlpack__(self) -> Any:
+            assert now == [1]
+            return x.__dlpack__()
+
+    @contextlib.contextmanager
+    def on(index: int) -> Iterator[None]:
+        now[0] = index
+        yield
+        now[0] = 0
+
+    other_torch = ModuleType("torch")
+    other_torch.Tensor = Tensor  # type: ignore[attr-defined]
+    other_torch.cuda = type("cuda", (), dict(device=on, is_initialized=lambda: True))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", other_torch)
+    array = device.from_object(Tensor(), "x")
+    assert array.pointer == x.data_ptr() and now == [0]
+
+
 def test_arrays_of_the_cuda_array_interface(cuda: Any) -> None:
     x = np.arange(24, dtype="f4").reshape(2, 3, 4)
 
@@ -314,6 +444,32 @@ def test_arrays_of_the_cuda_array_interface(cuda: Any) -> None:
         __cuda_array_interface__ = dict(shape=image.shape, typestr="<f4", data=(image.ctypes.data, False), version=2)
 
     tolerance.assert_within(model.to("cuda:0")(Image()).numpy(), want, tolerance.network_bound(want))
+
+
+@pytest.mark.parametrize("more", [dict(typestr=">f4"), dict(mask=np.ones(4, bool))])
+def test_foreign_arrays_that_are_not_plain(cuda: Any, more: dict[str, Any]) -> None:
+    x = np.arange(4, dtype="f4")
+
+    class Foreign:
+        __cuda_array_interface__ = dict(shape=(4,), typestr="<f4", data=(x.ctypes.data, False), version=3) | more
+
+    with pytest.raises(Unsupported, match="masked elements, or elements in another byte order"):
+        device.from_object(Foreign(), "x")
+
+
+def test_a_forked_child_is_told_so(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU goes on working there; a device says what is wrong instead of the driver's "initialization error"."""
+    monkeypatch.setattr(device, "_process", None)
+    assert device.count() == 1
+    child = os.fork()
+    if not child:
+        model, x = cuda_cases.small_net(), np.zeros((1, 13, 11, 3), "f4")
+        try:
+            model.to("cuda:0")
+        except DeviceError as error:
+            os._exit(0 if "forked" in str(error) and model(x).shape == (1, 10) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 class HostClock:
@@ -351,8 +507,59 @@ def test_the_benchmark_of_a_device(cuda: Any, monkeypatch: pytest.MonkeyPatch) -
     for row in rows:
         assert row["error"] < 1e-2 and row["ours"]["median"] > 0 and row["peers"]["torch"]["ratio"] > 0
         assert "TFLOP/s" in gpu.line(row)
-    assert len(gpu.summary(rows)) == 3
-    json.dumps(rows)
+    for shape in gpu.POOLS:
+        row = gpu.pool(HostClock(), shape._replace(size=9, c=8), 2, "float16")
+        assert (
+            row["error"] == 0 and row["of_copy"] > 0 and row["kernel"] == "pool_window" and "of copy" in gpu.line(row)
+        )
+        rows.append(row)
+    assert len(gpu.summary(rows)) == 4
+    called = gpu.first_call(HostClock(), "squeezenet1_1", 1, "float32", size=32)
+    assert 0 < called["seconds"] < 60 and "first call" in gpu.line(called)
+    json.dumps([*rows, called])
+
+
+def test_the_numbers_that_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every group has rows, every number is computed from its own, and the table says which are met."""
+    from convkern.bench import gpu
+
+    made: list[Any] = []
+    for group in gpu.GROUPS:
+        for job in gpu.jobs_of(None, group):
+            function, (_, thing, *rest) = job.func.__name__, job.args
+            n, precision = rest[:2]
+            row = dict(group=group, n=n, precision=precision)
+            if function == "first_call":
+                made.append(row | dict(call=thing, seconds=0.5))
+                continue
+            ratio = {"layer": 2.0, "pool": 3.5, "network": 1.25}[function]
+            row["peers"] = {"torch": dict(ratio=ratio), "torch.compile": dict(ratio=ratio + 1)}
+            name = {"layer": "layer", "pool": "pool", "network": "model"}[function]
+            shape = thing if function == "network" else str(thing)
+            made.append(row | {name: getattr(thing, "name", thing), "shape": shape, "of_copy": 0.9})
+    made.append(dict(made[-1], n=3))  # of no number
+    table = gpu.table_of(made)
+    assert [t["what"] for t in table] == [number.what for number in gpu.NUMBERS]
+    met = {(t["what"], t["n"]): t["met"] for t in table}
+    assert not met.pop(("VGG-16 float16", 256)) and not met.pop(("AlexNet float16", 256))
+    assert not met.pop(("first layers with packing, float16", 64)) and not met.pop(
+        ("first layers with packing, bfloat16", 64)
+    )
+    assert all(met.values()), met
+    rows = {t["what"]: t["rows"] for t in table}
+    assert rows["first layers with packing, float16"] == 3 and rows["pooling, float16"] == 3
+    assert rows["layers of C >= 64, float16"] == rows["layers of C >= 64, float32 or 3xTF32"] > 30
+    low = [dict(row, peers={"torch": dict(ratio=0.8)}) if row is made[2] else row for row in made]
+    (half,) = (t for t in gpu.table_of(low) if t["what"] == "layers of C >= 64, float16")
+    assert half["got"] > 1.15 and half["least"] == 0.8 and not half["met"]  # no layer below 0.9
+    text = gpu.numbers_text(table)
+    assert text.count("NOT MET") == 4 and len(text.splitlines()) == 1 + len(gpu.NUMBERS)
+
+    def fails() -> dict[str, Any]:
+        raise Unsupported("nothing takes it")
+
+    assert list(gpu.done([fails, lambda: made[0]])) == made[:1] and "nothing takes it" in capsys.readouterr().err
+    assert list(gpu.done([lambda: made[0]], until=0.0)) == [] and "time is up" in capsys.readouterr().err
 
 
 # The tools
@@ -410,3 +617,10 @@ def test_reports_of_the_compiler(tmp_path: Path, stack: int, spill: int, more: s
     ]
     assert bool(problems) == bool(wrong) and all(wrong in p for p in problems)
     assert check.read(tmp_path / "nothing")[1]  # no report is a failure, too
+
+
+def test_the_size_of_the_module(tmp_path: Path) -> None:
+    check = tool("check_cuda")
+    assert "no module" in check.too_large(tmp_path, 100)[0]
+    (tmp_path / "_cuda.cpython-312-x86_64-linux-gnu.so").write_bytes(np.random.default_rng(0).bytes(1000))
+    assert check.too_large(tmp_path, 2000) == [] and "want 500" in check.too_large(tmp_path, 500)[0]

@@ -1,7 +1,9 @@
 """Reads what ptxas said about every CUDA kernel (FILE.o.ptxas, kept by tools/nvcc_log.py) and fails on what costs speed
 unseen: spilled registers, stack frames, and wgmma instructions that the compiler serialised (C7508, C7510 ... C7520).
 
-    python tools/check_cuda.py build/cuda [--table]      --table prints registers and shared memory of every kernel
+    python tools/check_cuda.py build/cuda [--table] [--most BYTES]
+
+--table prints registers and shared memory of every kernel; --most is what the module may take, packed as in a wheel.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -78,12 +81,25 @@ def read(folder: Path) -> tuple[list[Kernel], list[str]]:
     return rows, problems
 
 
+def too_large(folder: Path, most: int) -> list[str]:
+    """The module's size in a wheel (deflated), if it is more than `most`."""
+    modules = sorted(folder.rglob("_cuda*.so"))
+    if not modules:
+        return [f"{folder} holds no module _cuda"]
+    packed = len(zlib.compress(modules[0].read_bytes(), 6))
+    print(f"{modules[0].name}: {packed / 1e6:.1f} MB in a wheel")
+    return [f"{modules[0].name} takes {packed} bytes in a wheel, want {most} at most"] if packed > most else []
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--most", type=int)
     arguments = parser.parse_args()
     rows, problems = read(arguments.folder)
+    if arguments.most is not None:
+        problems += too_large(arguments.folder, arguments.most)
     if arguments.table:
         for row in sorted(rows, key=lambda r: (r.file, r.kernel, r.arch)):
             memory = f"{row.shared:6} B shared {row.stack:5} B stack"

@@ -1,5 +1,5 @@
 """Prints the architectures of this machine's CUDA devices as CMake's list, such as "86" or "80;90a": what to build for
-when the result need not run anywhere else. Asks nvidia-smi, which comes with the driver.
+when the result need not run anywhere else. Asks nvidia-smi, which comes with the driver, else PyTorch.
 """
 
 import subprocess
@@ -15,7 +15,15 @@ def archs(capabilities: str) -> str:
 if __name__ == "__main__":
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"no CUDA device was found ({error}): set CONVKERN_CUDA_ARCHS, for example to 90a")
-    print(archs(done.stdout))
+        try:
+            import torch
+
+            numbers = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+        except ImportError:
+            numbers = []
+        if not numbers:
+            sys.exit(f"no CUDA device was found ({error}): set CONVKERN_CUDA_ARCHS, for example to 90a")
+        found = "".join(f"{major}.{minor}\n" for major, minor in numbers)
+    print(archs(found))

@@ -53,7 +53,14 @@ class DeviceMemory {
   }
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
-  ~DeviceMemory() { table_.release(id_, data_, shared_ ? device::kAnyStream : stream_); }
+  ~DeviceMemory() {
+    if (shared_ && PyGILState_Check()) {  // waits for the device, whose callbacks may want the interpreter
+      const py::gil_scoped_release release;
+      table_.release(id_, data_, device::kAnyStream);
+    } else {
+      table_.release(id_, data_, shared_ ? device::kAnyStream : stream_);
+    }
+  }
   uint64_t pointer() const { return reinterpret_cast<uint64_t>(data_); }
   uint64_t stream() const { return stream_; }
   void share(uint64_t stream) { shared_ = shared_ || stream != stream_; }
@@ -212,6 +219,7 @@ struct Exported {  // what a DLPack consumer keeps
 };
 
 void delete_exported(dlpack::Managed* m) {
+  if (!Py_IsInitialized()) return;  // a consumer that outlives Python: the process' end frees the memory
   const py::gil_scoped_acquire gil;
   delete static_cast<Exported*>(m->manager);
 }

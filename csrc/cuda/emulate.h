@@ -59,9 +59,12 @@ struct Emulated {
   ucontext_t main;
   int current = -1;
   int64_t too_many_items = int64_t{1} << 31;
-  int capability = 75, multiprocessors = 4;               // what the device says it is
+  int capability = 75, multiprocessors = 4;  // what the device says it is
+  int64_t memory_bytes = int64_t{1} << 36;
   double slots[1024];                                     // what shuffles exchange
   std::vector<std::function<void()>>* capture = nullptr;  // launches go here instead of running
+  int64_t allocations = 0, allocated = 0;                 // blocks of memory that there are, and that have been since the start
+  int64_t waits = 0;                                      // how often the whole device was waited for
 
   [[noreturn]] static void fail(const char* why) {
     std::fprintf(stderr, "emulated CUDA: %s\n", why);

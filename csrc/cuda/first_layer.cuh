@@ -119,6 +119,11 @@ __global__ void pack_first_filters(const float* weights, T* packed, int64_t r_co
   }
 }
 
+// Microseconds of packing: a launch, the image read and written.
+inline double pack_image_us(const FirstLayer& f, const ConvProblem& p, int element_bytes) {
+  return 2.5 + (double(f.packed_bytes) + double(f.n) * double(p.h * p.w * p.c) * element_bytes) / 2e6;
+}
+
 inline cudaError_t launch_pack_image(const FirstLayer& f, Precision precision, const View& x, void* packed, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(f.n * f.rows + 1)), block(256);
   return with_element(precision, [&](auto zero) {

@@ -10,7 +10,9 @@ namespace ck::cuda {
 namespace {
 
 constexpr int64_t kAlign = 256;
-constexpr size_t kRecorded = 16;  // calls that are remembered; each with a graph keeps its arena
+constexpr size_t kRecorded = 16;  // calls that are remembered; each with a graph keeps its arena ...
+constexpr int64_t kStale = 64;    // after so many runs without it a graph may go
+constexpr int64_t kHeld = 8;      // ... and all together one part in so many of the device's memory
 
 int64_t rounded(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
@@ -107,16 +109,34 @@ Plan::Plan(int device, Precision precision, const device::Program& program)
   }
   inputs_.assign(program.inputs, program.inputs + program.input_count);
   outputs_.assign(program.outputs, program.outputs + program.output_count);
-  std::vector<Span> spans;
-  std::vector<size_t> owners;
-  for (size_t r = 0; r < roots_.size(); ++r) {
-    const auto& root = program.roots[r];
-    if (root.is_input || root.last < 0) continue;
-    spans.push_back({rounded(root.size * (root.is_index ? 8 : element_bytes_)), root.first, root.last});
-    owners.push_back(r);
+  direct_ = direct_outputs();
+  for (const int channels_first : {0, 1}) {
+    std::vector<bool> elsewhere(roots_.size(), false);
+    for (size_t i = 0; i < outputs_.size() && !channels_first; ++i)
+      if (direct_[i]) elsewhere[static_cast<size_t>(tensors_[static_cast<size_t>(outputs_[i])].root)] = true;
+    std::vector<Span> spans;
+    std::vector<size_t> owners;
+    for (size_t r = 0; r < roots_.size(); ++r) {
+      const auto& root = program.roots[r];
+      if (root.is_input || root.last < 0 || elsewhere[r]) continue;
+      spans.push_back({rounded(root.size * (root.is_index ? 8 : element_bytes_)), root.first, root.last});
+      owners.push_back(r);
+    }
+    arena_bytes_[channels_first] = lay_out(spans);
+    for (size_t i = 0; i < spans.size(); ++i) roots_[owners[i]].offset[channels_first] = spans[i].offset;
   }
-  arena_bytes_ = lay_out(spans);
-  for (size_t i = 0; i < spans.size(); ++i) roots_[owners[i]].offset = spans[i].offset;
+}
+
+// An output that owns a whole root is written in place by the step that makes it.
+std::vector<bool> Plan::direct_outputs() const {
+  std::vector<bool> direct(outputs_.size(), false), owned(roots_.size(), false);
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    const Tensor& t = tensors_[static_cast<size_t>(outputs_[i])];
+    const Root& root = roots_[static_cast<size_t>(t.root)];
+    if (root.is_input || t.offset || t.pixel != t.dims[3] || root.size != elements(t.dims) || owned[static_cast<size_t>(t.root)]) continue;
+    direct[i] = owned[static_cast<size_t>(t.root)] = true;
+  }
+  return direct;
 }
 
 bool Plan::Call::operator==(const Call& o) const {
@@ -132,36 +152,30 @@ Plan::Call Plan::call_of(int64_t n, const device::Array* inputs, void* const* ou
 }
 
 // As many images at once as fit a quarter of the device's memory: the arena of a whole batch, as a rule.
-int64_t Plan::block_of(int64_t n) const {
-  const int64_t fit = device_.memory_bytes / 4 / std::max<int64_t>(arena_bytes_, 1);
+int64_t Plan::block_of(int64_t n, bool channels_first) const {
+  const int64_t fit = device_.memory_bytes / 4 / std::max<int64_t>(arena_bytes_[channels_first], 1);
   return std::min(n, std::max<int64_t>(fit, 1));
 }
 
 bool Plan::reads_in_place(const device::Array& a, const Tensor& t) const {
   const int64_t* d = t.dims;
-  if (a.channel != 1) return false;
+  if (a.channel != 1 || a.image <= 0 || a.depth <= 0 || a.row <= 0)
+    return false;  // an image that stands for many (expand): no tensor map is like that
   if (a.pixel == d[3] && a.row == d[2] * d[3] && a.depth == d[1] * d[2] * d[3]) return true;
   return a.pixel > 0 && !aliased_[static_cast<size_t>(t.root)];
 }
 
-std::vector<Plan::Place> Plan::places(const Call& call, char* memory, int64_t first, int64_t images, std::vector<bool>& direct) const {
+std::vector<Plan::Place> Plan::places(const Call& call, char* memory, int64_t first, int64_t images) const {
   std::vector<Place> places(roots_.size());
-  direct.assign(outputs_.size(), false);
   for (size_t r = 0; r < roots_.size(); ++r)
-    if (!roots_[r].is_input) places[r] = {memory + roots_[r].offset * images, roots_[r].size};
-  // An output that owns a whole root of the arena is written in place by the step that makes it.
-  std::vector<bool> owned(roots_.size(), false);
-  for (size_t i = 0; i < outputs_.size(); ++i) {
-    const Tensor& t = tensors_[static_cast<size_t>(outputs_[i])];
-    const Root& root = roots_[static_cast<size_t>(t.root)];
-    if (call.channels_first || root.is_input || t.offset || t.pixel != t.dims[3] || root.size != elements(t.dims) ||
-        owned[static_cast<size_t>(t.root)])
-      continue;
-    direct[i] = owned[static_cast<size_t>(t.root)] = true;
-    const int64_t bytes = root.size * (root.is_index ? 8 : element_bytes_);
-    places[static_cast<size_t>(t.root)] = {static_cast<char*>(call.outputs[i]) + first * bytes, root.size};
+    if (!roots_[r].is_input) places[r] = {memory + roots_[r].offset[call.channels_first] * images, roots_[r].size};
+  for (size_t i = 0; i < outputs_.size() && !call.channels_first; ++i) {
+    if (!direct_[i]) continue;
+    const size_t r = static_cast<size_t>(tensors_[static_cast<size_t>(outputs_[i])].root);
+    const int64_t bytes = roots_[r].size * (roots_[r].is_index ? 8 : element_bytes_);
+    places[r] = {static_cast<char*>(call.outputs[i]) + first * bytes, roots_[r].size};
   }
-  char* staging = memory + arena_bytes_ * images;
+  char* staging = memory + arena_bytes_[call.channels_first] * images;
   for (size_t i = 0; i < inputs_.size(); ++i) {
     const Tensor& t = tensors_[static_cast<size_t>(inputs_[i])];
     const device::Array& a = call.inputs[i];
@@ -280,11 +294,10 @@ void Plan::copy(const Tensor& t, const MoveArgs& args, int64_t images, cudaStrea
 // The choices of a whole block and of what is left over; weights are packed on the way.
 std::vector<std::shared_ptr<const Plan::Choices>> Plan::prepare(const Call& call, int64_t block, cudaStream_t stream) {
   std::vector<std::shared_ptr<const Choices>> all;
-  std::vector<bool> direct;
   char* const nowhere = reinterpret_cast<char*>(uintptr_t{1} << 12);  // alignments only
   for (int64_t images : {block, call.n % block}) {
     if (!images) continue;
-    all.push_back(choose(images, places(call, nowhere, 0, images, direct)));
+    all.push_back(choose(images, places(call, nowhere, 0, images)));
     for (size_t i = 0; i < steps_.size(); ++i)
       if (const auto* kernel = std::get_if<0>(&all.back()->steps[i].kernel))
         steps_[i].weight->packed(**kernel, std::get<0>(steps_[i].problem), context(images), stream);
@@ -298,7 +311,7 @@ int64_t Plan::memory_bytes(const Call& call, int64_t block, const Choices& choic
     const Tensor& t = tensors_[static_cast<size_t>(inputs_[i])];
     if (!reads_in_place(call.inputs[i], t)) staging += rounded(roots_[static_cast<size_t>(t.root)].size * element_bytes_ * block);
   }
-  return arena_bytes_ * block + staging + choices.workspace;
+  return arena_bytes_[call.channels_first] * block + staging + choices.workspace;
 }
 
 // Queues everything; `memory` holds the arena, staged inputs and the workspace, in this order.
@@ -307,8 +320,7 @@ void Plan::queue(const Call& call, char* memory, int64_t block, const std::vecto
   for (int64_t first = 0; first < call.n; first += block) {
     const int64_t images = std::min(block, call.n - first);
     const Choices& chosen = *(images == block ? choices.front() : choices.back());
-    std::vector<bool> direct;
-    const std::vector<Place> at = places(call, memory, first, images, direct);
+    const std::vector<Place> at = places(call, memory, first, images);
     char* const workspace = memory + memory_bytes(call, images, chosen) - chosen.workspace;
     for (size_t i = 0; i < inputs_.size(); ++i) {
       const Tensor& t = tensors_[static_cast<size_t>(inputs_[i])];
@@ -323,7 +335,7 @@ void Plan::queue(const Call& call, char* memory, int64_t block, const std::vecto
       if (timers) (*timers)[i + 1].mark(stream);
     }
     for (size_t i = 0; i < outputs_.size(); ++i) {
-      if (direct[i]) continue;
+      if (direct_[i] && !call.channels_first) continue;
       const Tensor& t = tensors_[static_cast<size_t>(outputs_[i])];
       const int64_t (&d)[4] = t.dims;
       const int64_t size = elements(d), plane = d[0] * d[1] * d[2];
@@ -363,7 +375,7 @@ void Plan::run(int64_t n, const device::Array* inputs, void* const* outputs, boo
       if (it->graph) return it->graph->launch(stream);
     }
   }
-  const int64_t block = block_of(n);
+  const int64_t block = block_of(n, channels_first);
   const auto choices = prepare(call, block, stream);
   const int64_t bytes =
       memory_bytes(call, block, *choices.front()) + std::max(choices.back()->workspace - choices.front()->workspace, int64_t{0});
@@ -371,22 +383,32 @@ void Plan::run(int64_t n, const device::Array* inputs, void* const* outputs, boo
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto it = find();
     if (it != recorded_.end()) {
-      if (!it->graph) {
-        it->memory = Memory(device_.id, bytes, stream);
-        synchronize(stream);  // the memory belongs to every stream from now on
+      auto fits = [&] {
+        int64_t held = bytes;
+        for (const Recorded& r : recorded_) held += r.memory.bytes();
+        return held <= device_.memory_bytes / kHeld;
+      };
+      for (auto r = recorded_.begin(); !it->graph && r != recorded_.end() && !fits();)
+        r = r->graph && now - r->seen > kStale ? recorded_.erase(r) : std::next(r);
+      if (!it->graph && fits()) {
+        if (bytes) {
+          it->memory = Memory(device_.id, bytes, stream);
+          synchronize(stream);  // the memory belongs to every stream from now on
+        }
         it->graph = std::make_unique<Graph>([&](cudaStream_t s) { queue(call, it->memory.data(), block, choices, s, nullptr); });
       }
-      return it->graph->launch(stream);
-    }
-    if (recorded_.size() >= kRecorded) {
+      if (it->graph) return it->graph->launch(stream);
+    } else if (recorded_.size() >= kRecorded) {
       // The least recently seen goes; a graph only if it has not been used for long, so that many pointers in turn do not capture for ever.
       auto oldest = recorded_.end();
       for (auto r = recorded_.begin(); r != recorded_.end(); ++r)
-        if ((!r->graph || now - r->seen > 64) && (oldest == recorded_.end() || r->seen < oldest->seen)) oldest = r;
+        if ((!r->graph || now - r->seen > kStale) && (oldest == recorded_.end() || r->seen < oldest->seen)) oldest = r;
       if (oldest != recorded_.end()) recorded_.erase(oldest);
     }
-    if (recorded_.size() < kRecorded) recorded_.push_back({call, now, Memory(), nullptr});
+    if (it == recorded_.end() && recorded_.size() < kRecorded) recorded_.push_back({call, now, Memory(), nullptr});
   }
+  if (!bytes)
+    return queue(call, nullptr, block, choices, stream, nullptr);  // one layer, as a rule: no nodes for memory in a caller's graph
   char* const memory = static_cast<char*>(allocate(device_.id, bytes, stream));
   try {
     queue(call, memory, block, choices, stream, nullptr);
@@ -401,7 +423,7 @@ void Plan::profile(int64_t n, const device::Array* inputs, void* const* outputs,
   if (n == 0) return;
   const DeviceScope scope(device_.id);
   const Call call = call_of(n, inputs, outputs, false);
-  const int64_t block = block_of(n);
+  const int64_t block = block_of(n, false);
   if (block < n)
     unsupported("profiling " + std::to_string(n) + " images, which the device's memory takes in blocks of " + std::to_string(block));
   const auto choices = prepare(call, block, stream);
@@ -430,9 +452,8 @@ void Plan::choice(int64_t n, int step, device::Choice* out) {
                       d[3],
                       1};
   }
-  std::vector<bool> direct;
   char* const nowhere = reinterpret_cast<char*>(uintptr_t{1} << 12);
-  const auto choices = choose(n, places(call, nowhere, 0, n, direct));
+  const auto choices = choose(n, places(call, nowhere, 0, n));
   const Chosen& c = choices->steps[static_cast<size_t>(step)];
   refused = c.refused;
   const char* name = std::visit([](const auto* kernel) { return kernel->name; }, c.kernel);
@@ -443,8 +464,8 @@ void Plan::choice(int64_t n, int step, device::Choice* out) {
 }
 
 void Plan::memory(int64_t n, int64_t* arena, int64_t* workspace) {
-  const int64_t block = block_of(n);
-  *arena = arena_bytes_ * block, *workspace = 0;
+  const int64_t block = block_of(n, false);
+  *arena = arena_bytes_[0] * block, *workspace = 0;
   for (int i = 0; i < static_cast<int>(steps_.size()); ++i) {
     device::Choice c{};
     choice(block, i, &c);

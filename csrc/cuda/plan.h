@@ -60,7 +60,7 @@ class Plan {
   struct Root {
     int64_t size;
     bool is_input, is_index;
-    int64_t offset = 0;  // in the arena, bytes of one image
+    int64_t offset[2] = {0, 0};  // in the arena, bytes of one image; [channels_first]
   };
   struct Step {
     Problem problem;
@@ -99,9 +99,10 @@ class Plan {
 
   Context context(int64_t images) const { return {precision_, images, &device_, 16, 16, 16}; }
   Context context(const Step& step, int64_t images, const std::vector<Place>& places) const;
-  int64_t block_of(int64_t n) const;
+  int64_t block_of(int64_t n, bool channels_first) const;
+  std::vector<bool> direct_outputs() const;
   bool reads_in_place(const device::Array& a, const Tensor& t) const;
-  std::vector<Place> places(const Call& call, char* memory, int64_t first, int64_t images, std::vector<bool>& direct) const;
+  std::vector<Place> places(const Call& call, char* memory, int64_t first, int64_t images) const;
   View view(const Tensor& t, const std::vector<Place>& places) const;
   int align(const View& v, int bytes) const;
   std::shared_ptr<const Choices> choose(int64_t images, const std::vector<Place>& places);
@@ -122,8 +123,9 @@ class Plan {
   std::vector<Root> roots_;
   std::vector<Step> steps_;
   std::vector<int> inputs_, outputs_;
-  std::vector<bool> aliased_;  // by root: some tensor is a window of it
-  int64_t arena_bytes_ = 0;    // of one image
+  std::vector<bool> aliased_;        // by root: some tensor is a window of it
+  std::vector<bool> direct_;         // by output: written in place by the step that makes it, unless it is to be channels first
+  int64_t arena_bytes_[2] = {0, 0};  // of one image; [channels_first]
 
   std::mutex mutex_;
   std::map<std::vector<int64_t>, std::shared_ptr<const Choices>> choices_;

@@ -37,8 +37,8 @@ struct DeviceScope {
 
 inline Device describe(int id, device::Info* info) {
   const Emulated& e = emulated();
-  if (info) *info = {"emulated on the CPU", e.capability, e.multiprocessors, int64_t{1} << 36};
-  return {id, e.capability, e.multiprocessors, 64 << 10, 4 << 20, int64_t{1} << 36};
+  if (info) *info = {"emulated on the CPU", e.capability, e.multiprocessors, e.memory_bytes};
+  return {id, e.capability, e.multiprocessors, 64 << 10, 4 << 20, e.memory_bytes};
 }
 
 inline void* allocate(int, int64_t bytes, cudaStream_t) {
@@ -46,10 +46,19 @@ inline void* allocate(int, int64_t bytes, cudaStream_t) {
   // Exactly as large as asked for, so that a sanitizer sees what is written behind it; filled with NaN.
   if (posix_memalign(&p, 256, static_cast<size_t>(bytes > 0 ? bytes : 1))) throw DeviceError("out of memory");
   std::memset(p, 0xff, static_cast<size_t>(bytes > 0 ? bytes : 0));
+  const std::lock_guard<std::recursive_mutex> lock(emulated().mutex);
+  ++emulated().allocations, ++emulated().allocated;
   return p;
 }
-inline void release(int, void* p, cudaStream_t) noexcept { std::free(p); }
-inline void release_after_all(int, void* p) noexcept { std::free(p); }
+inline void release(int, void* p, cudaStream_t) noexcept {
+  const std::lock_guard<std::recursive_mutex> lock(emulated().mutex);
+  --emulated().allocations;
+  std::free(p);
+}
+inline void release_after_all(int id, void* p) noexcept {
+  release(id, p, nullptr);
+  ++emulated().waits;
+}
 inline void synchronize(cudaStream_t) {}
 inline bool capturing(cudaStream_t) { return emulated().capture != nullptr; }
 inline void order(cudaStream_t, cudaStream_t) {}
@@ -95,18 +104,22 @@ inline int device_count() {
   return n;
 }
 
-// Makes a device current and restores the caller's afterwards.
+// Makes a device current and restores the caller's afterwards; nothing is set where it is the same: that would make a context on a device that the
+// caller may never use.
 class DeviceScope {
  public:
-  explicit DeviceScope(int id) {
+  explicit DeviceScope(int id) : id_(id) {
     check(cudaGetDevice(&before_), "no CUDA device");
-    if (before_ != id) check(cudaSetDevice(id), "cannot use the device");
+    if (before_ != id_) check(cudaSetDevice(id_), "cannot use the device");
   }
-  ~DeviceScope() { cudaSetDevice(before_); }
+  ~DeviceScope() {
+    if (before_ != id_) cudaSetDevice(before_);
+  }
   DeviceScope(const DeviceScope&) = delete;
   DeviceScope& operator=(const DeviceScope&) = delete;
 
  private:
+  const int id_;
   int before_ = 0;
 };
 
@@ -146,13 +159,17 @@ inline void* allocate(int id, int64_t bytes, cudaStream_t stream) {
   check(cudaMallocFromPoolAsync(&p, static_cast<size_t>(bytes > 0 ? bytes : 1), pool_of(id), stream), what.c_str());
   return p;
 }
-inline void release(int, void* p, cudaStream_t stream) noexcept { cudaFreeAsync(p, stream); }
-// Waits for every stream of the device.
+inline void release(int, void* p, cudaStream_t stream) noexcept {
+  if (cudaFreeAsync(p, stream) != cudaSuccess) cudaGetLastError();
+}
+// Waits for every stream of the device first: cudaFree itself does not, for memory of a pool. What cannot wait (some stream is captured, the driver is
+// gone) is not freed: a leak, where anything else would hand memory in use to somebody else.
 inline void release_after_all(int id, void* p) noexcept {
   int before = 0;
-  if (cudaGetDevice(&before) != cudaSuccess || cudaSetDevice(id) != cudaSuccess) return;
-  cudaFree(p);
-  cudaSetDevice(before);
+  if (cudaGetDevice(&before) != cudaSuccess) return;
+  if (before != id && cudaSetDevice(id) != cudaSuccess) return;
+  if (cudaDeviceSynchronize() != cudaSuccess || cudaFree(p) != cudaSuccess) cudaGetLastError();
+  if (before != id) cudaSetDevice(before);
 }
 inline void synchronize(cudaStream_t stream) { check(cudaStreamSynchronize(stream), "the device failed"); }
 // Whether a caller records this stream into a graph of its own.

@@ -106,6 +106,8 @@ CK_DEV void mma_loop(float (&acc)[kMi][kN / 2], uint32_t shared_a, uint32_t shar
   }
   all_issued();
   wgmma_wait<0>();
+#pragma unroll
+  for (int mi = 0; mi < kMi; ++mi) settle(acc[mi]);
   if (elected) barrier_arrive(previous);
 }
 

@@ -1,5 +1,7 @@
 // table.cpp: the functions of core/device.h for CUDA. Catches everything: a failure is a Status and a message.
 #include <new>
+#include <set>
+#include <vector>
 
 #include "cuda/plan.h"
 
@@ -49,17 +51,55 @@ Status kernel(int32_t i, device::Family* family, const char** name) {
   });
 }
 
+// What a caller's capture of a stream has to do with memory: what is taken meanwhile belongs to the caller's graph, and only that may be given back in
+// the capture, as a node of the graph. Other memory that is dropped meanwhile waits here until something is allocated after the capture.
+struct Captures {
+  struct Dropped {
+    int32_t device;
+    void* memory;
+    uint64_t stream;
+  };
+  std::mutex mutex;
+  std::set<void*> taken;
+  std::vector<Dropped> dropped;
+
+  void free_dropped() {
+    std::vector<Dropped> kept;
+    for (const Dropped& d : dropped) {
+      const DeviceScope scope(d.device);
+      if (capturing(stream_of(d.stream))) kept.push_back(d);
+      else release(d.device, d.memory, stream_of(d.stream));
+    }
+    dropped.swap(kept);
+  }
+};
+Captures& captures() {
+  static Captures* all = new Captures;  // never destroyed: arrays may outlive every static
+  return *all;
+}
+
 Status allocate_(int32_t id, int64_t bytes, uint64_t stream, void** out) {
   return guarded([&] {
     const DeviceScope scope(id);
+    Captures& all = captures();
+    const std::lock_guard<std::mutex> lock(all.mutex);
+    if (!all.dropped.empty()) all.free_dropped();
     *out = allocate(id, bytes, stream_of(stream));
+    if (capturing(stream_of(stream))) all.taken.insert(*out);
   });
 }
 
 Status release_(int32_t id, void* p, uint64_t stream) {
   return guarded([&] {
     const DeviceScope scope(id);
-    if (stream == device::kAnyStream) release_after_all(id, p);
+    Captures& all = captures();
+    const bool any = stream == device::kAnyStream;
+    {
+      const std::lock_guard<std::mutex> lock(all.mutex);
+      const bool taken = all.taken.erase(p) != 0;
+      if (!any && !taken && capturing(stream_of(stream))) return all.dropped.push_back({id, p, stream});
+    }
+    if (any) release_after_all(id, p);
     else release(id, p, stream_of(stream));
   });
 }
@@ -137,6 +177,28 @@ constexpr int32_t kEmulated = 0, kDlpackType = 2;
 extern "C" __attribute__((visibility("default"))) void ck_emulated_items(int64_t items) { ck::cuda::emulated().too_many_items = items; }
 extern "C" __attribute__((visibility("default"))) void ck_emulated_device(int32_t capability, int32_t multiprocessors) {
   ck::cuda::emulated().capability = capability, ck::cuda::emulated().multiprocessors = multiprocessors;
+}
+// ... the row that turns channels-first images of `size` squared pixels.
+extern "C" __attribute__((visibility("default"))) const char* ck_emulated_turn(int64_t images, int64_t size, int64_t channels) {
+  using namespace ck;        // NOLINT
+  using namespace ck::cuda;  // NOLINT
+  const Device device = describe(0, nullptr);
+  MoveProblem p{{1, size, size, channels}, {1, size, size, channels}, {0, 1, 2, 3}, {}, Border::kConstant, 0};
+  Context ctx{Precision::kF16, images, &device, 16, 16, 16};
+  ctx.x_channel = size * size;
+  return select(rows().Move, p, ctx).kernel->name;
+}
+// ... its memory.
+extern "C" __attribute__((visibility("default"))) void ck_emulated_memory(int64_t bytes) { ck::cuda::emulated().memory_bytes = bytes; }
+// ... whether every stream is being captured; what is launched meanwhile is lost.
+extern "C" __attribute__((visibility("default"))) void ck_emulated_capture(int32_t on) {
+  static std::vector<std::function<void()>> launches;
+  ck::cuda::emulated().capture = on ? &launches : nullptr;
+}
+// ... 0: blocks of memory that there are, 1: that have ever been, 2: how often the whole device was waited for.
+extern "C" __attribute__((visibility("default"))) int64_t ck_emulated_count(int32_t what) {
+  const ck::cuda::Emulated& e = ck::cuda::emulated();
+  return what == 0 ? e.allocations : what == 1 ? e.allocated : e.waits;
 }
 #endif
 

@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import math
 import operator
+import os
 import re
 import sys
 import threading
@@ -37,14 +38,21 @@ _ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
 _ELEMENTS = {"float32": 0, "float16": 1, "bfloat16": 2, "int64": 3}  # the compiled code's numbers
 
 _LEGACY_STREAM = 1  # the default stream, as DLPack numbers it
+_UNKNOWN_STREAM = 2**64 - 1  # no stream's handle
 _stream_now: contextvars.ContextVar[int | None] = contextvars.ContextVar("convkern_stream", default=None)
 _module: _core.DeviceModule | None = None
+_process: int | None = None  # the one that uses the driver
 _lock = threading.Lock()
 
 
 def module() -> _core.DeviceModule:
     """The compiled CUDA module, loaded at the first call. Raises Unsupported where the build left it out."""
     global _module
+    if _process not in (None, os.getpid()):
+        raise DeviceError(
+            "CUDA was in use when this process was forked, and does not work in a forked child: "
+            'start it with multiprocessing.get_context("spawn"), or stay on the CPU'
+        )
     with _lock:
         if _module is None:
             try:
@@ -59,7 +67,10 @@ def module() -> _core.DeviceModule:
 
 def count() -> int:
     """How many CUDA devices there are. Raises Unsupported without CUDA kernels, DeviceError without a driver."""
-    return module().count()
+    global _process
+    there = module().count()
+    _process = os.getpid()
+    return there
 
 
 def is_available() -> bool:
@@ -332,9 +343,14 @@ class DeviceArray:
         return out
 
     def wait(self, stream: int) -> None:
-        """Have a stream wait for the values."""
+        """Have a stream wait for the values. The memory is then given back when all streams are done with it."""
         if stream != self._stream:
             module().order(self.device_number, self._stream, stream)
+            self._share(stream)
+
+    def _share(self, stream: int) -> None:
+        if isinstance(self._owner, _core.DeviceMemory):
+            self._owner.share(stream)
 
     # Exports.
 
@@ -358,10 +374,10 @@ class DeviceArray:
         if copy:
             return concatenate([self[None]])[0].__dlpack__(stream=stream)
         consumer = _LEGACY_STREAM if stream is None or stream == 0 else stream
-        if consumer != -1 and not module().emulated:
+        if consumer == -1:
+            self._share(_UNKNOWN_STREAM)
+        else:
             self.wait(consumer)
-            if isinstance(self._owner, _core.DeviceMemory):
-                self._owner.share(consumer)
         step = [s // self.itemsize for s in self.strides]
         return _core.dlpack_export(
             self.pointer, list(self.shape), step, self.dtype, module().dlpack_type, self.device_number, self._owner
@@ -471,6 +487,14 @@ def is_array(obj: Any) -> bool:
     )
 
 
+def _torch_device(obj: Any, index: int) -> contextlib.AbstractContextManager[Any]:
+    """PyTorch gives away a tensor only while the tensor's device is its current one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(obj, torch.Tensor) or not torch.cuda.is_initialized():
+        return contextlib.nullcontext()
+    return torch.cuda.device(index)
+
+
 def from_object(obj: Any, what: str) -> DeviceArray:
     """View a CUDA array of any library as a DeviceArray; no copy. The current stream waits for its values."""
     if isinstance(obj, DeviceArray):
@@ -481,12 +505,15 @@ def from_object(obj: Any, what: str) -> DeviceArray:
     if hasattr(obj, "__dlpack__"):
         index = int(obj.__dlpack_device__()[1])
         queue = current_stream(index)
-        capsule = obj.__dlpack__() if module().emulated else obj.__dlpack__(stream=queue)
+        with _torch_device(obj, index):
+            capsule = obj.__dlpack__() if module().emulated else obj.__dlpack__(stream=queue)
         pointer, shape, steps, dtype, kind, index, owner = _core.dlpack_import(capsule)
         if kind not in (*_DLPACK_CUDA, module().dlpack_type):
             raise Unsupported(f"{what}: got memory of DLPack's device type {kind}, want CUDA (2)")
     else:
         interface = obj.__cuda_array_interface__
+        if interface.get("mask") is not None or not np.dtype(interface["typestr"]).isnative:
+            raise Unsupported(f"{what}: masked elements, or elements in another byte order, on a device")
         dtype = np.dtype(interface["typestr"]).name
         pointer, shape, owner = interface["data"][0], tuple(interface["shape"]), obj
         item = np.dtype(dtype).itemsize

@@ -261,6 +261,7 @@ def test_several_threads(cuda: Any, rng: np.random.Generator) -> None:
         list(pool.map(work, range(8)))
 
 
+@pytest.mark.alone
 def test_memory_is_given_back(cuda: Any, rng: np.random.Generator) -> None:
     """Making and dropping models does not fill the device."""
     x = device.to_device(rng.standard_normal((8, 13, 11, 3)).astype("f4"))
@@ -280,6 +281,7 @@ def test_memory_is_given_back(cuda: Any, rng: np.random.Generator) -> None:
     assert before - free() < 64 << 20
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_tensors_beyond_2_31_elements(cuda: Any, precision: str) -> None:
     """A map of more than 2^31 elements in and out: the last images are as right as the first."""

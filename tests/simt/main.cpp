@@ -7,15 +7,22 @@ using namespace ck;
 using namespace ck::cuda;
 
 namespace ck::cuda {
-extern const ConvKernel conv_sm90_persistent, conv_sm90_halo, conv_sm90_cluster, conv_mma, conv_sm90_first, conv_first;
+extern const ConvKernel conv_sm90_persistent, conv_sm90_halo, conv_sm90_cluster, conv_mma, conv_sm90_first, conv_first,
+    conv_sm90_first_view;
 }
 
 namespace {
-const ck::cuda::ConvKernel* const kRows[] = {&conv_sm90_persistent, &conv_sm90_halo, &conv_sm90_cluster, &conv_mma,
-                                             &conv_sm90_first,      &conv_first};
+const ck::cuda::ConvKernel* const kRows[] = {&conv_sm90_persistent, &conv_sm90_halo, &conv_sm90_cluster,   &conv_mma,
+                                             &conv_sm90_first,      &conv_first,     &conv_sm90_first_view};
 }
 
 extern "C" {
+// The sizes of the structs that the tests have written in ctypes, in the order of their list.
+void struct_sizes(int64_t* sizes) {
+  const size_t all[] = {sizeof(View),    sizeof(Activation),         sizeof(ConvProblem), sizeof(ck::cuda::Device),
+                        sizeof(Context), sizeof(ck::cuda::ConvArgs), sizeof(MapSpec)};
+  for (const size_t size : all) *sizes++ = static_cast<int64_t>(size);
+}
 int row_count() { return sizeof kRows / sizeof *kRows; }
 const char* row_name(int i) { return kRows[i]->name; }
 const char* row_refuse(int i, const ConvProblem* p, const Context* c) { return kRows[i]->refuse(*p, *c); }

@@ -19,7 +19,7 @@ namespace simt {
 namespace {
 
 constexpr size_t kStack = 96 << 10;
-constexpr uint32_t kBase = 1024;  // address of a block's first byte of shared memory: not zero, aligned like the device's
+uint32_t base = 1024;  // address of a block's first byte of shared memory: 1024 from sm_80 on, which keeps a kilobyte for itself, 0 before
 
 enum Timing { kEager, kLazy, kRandom };
 Timing timing = kEager;
@@ -207,10 +207,10 @@ void collect(const char* what, void* mine, void (*f)(void* const*)) {
   wait_until([&w, generation] { return w.generation != generation; });
 }
 
-uint8_t* shared_base() { return current->block->memory.data() + kBase; }
+uint8_t* shared_base() { return current->block->memory.data() + base; }
 uint32_t shared_offset(const void* p) { return static_cast<uint32_t>(static_cast<const uint8_t*>(p) - current->block->memory.data()); }
 static uint8_t* shared_of(Block& b, uint32_t address, int bytes) {
-  if (address < kBase || address + static_cast<uint32_t>(bytes) > b.memory.size())
+  if (address < base || address + static_cast<uint32_t>(bytes) > b.memory.size())
     fail("shared memory at %u, %d bytes, of %zu", address, bytes, b.memory.size());
   return b.memory.data() + address;
 }
@@ -528,7 +528,7 @@ cudaError_t run(dim3 grid, dim3 block, int64_t bytes, int cluster, void (*body)(
         cluster_arrived = 0, cluster_running = static_cast<unsigned>(cluster) * block.x;
         for (unsigned r = 0; r < static_cast<unsigned>(cluster); ++r) {
           auto b = std::make_unique<Block>();
-          b->memory.assign(kBase + static_cast<size_t>(bytes), 0xff);  // garbage: floats are NaN
+          b->memory.assign(base + static_cast<size_t>(bytes), 0xff);  // garbage: floats are NaN
           b->index = first + r, b->rank = r, b->threads = b->running = block.x;
           b->warps.resize((block.x + 31) / 32), b->groups.resize((block.x + 127) / 128);
           for (unsigned t = 0; t < block.x; ++t) {
@@ -578,5 +578,6 @@ Half from_float<Half>(float v) {
 
 extern "C" {
 void simt_timing(int kind, unsigned s) { simt::timing = static_cast<simt::Timing>(kind), simt::seed = s * 2654435761u + 1; }
+void simt_base(uint32_t base) { simt::base = base; }
 const char* simt_error() { return simt::error.c_str(); }
 }

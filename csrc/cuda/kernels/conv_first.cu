@@ -28,8 +28,7 @@ const char* refuse(const ConvProblem& p, const Context& ctx) {
 }
 MmaChoice choose(const ConvProblem& p, const Context& ctx) { return choose_mma(first_problem(p, layer(p, ctx)), ctx, 16); }
 double cost(const ConvProblem& p, const Context& ctx) {
-  const double bytes = double(layer(p, ctx).packed_bytes) + double(ctx.images) * double(p.h * p.w * p.c) * element_bytes(ctx.precision);
-  return choose(p, ctx).us + 2.5 + bytes / 2e6;
+  return choose(p, ctx).us + pack_image_us(layer(p, ctx), p, element_bytes(ctx.precision));
 }
 int64_t workspace_bytes(const ConvProblem& p, const Context& ctx) {
   const FirstLayer f = layer(p, ctx);

@@ -166,7 +166,6 @@ struct MmaLoader {
   // loads were on their way.
   CK_DEV void deposit() const {
     if constexpr (!kAsync) {
-      if (!held_stage) return;
 #pragma unroll
       for (int i = 0; i < C::kAPasses; ++i) store_shared(held_stage + swizzled_chunk(row + i * C::kPass, chunk), held_a[i]);
 #pragma unroll

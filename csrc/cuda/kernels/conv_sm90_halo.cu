@@ -148,6 +148,8 @@ __global__ void __launch_bounds__(C::kThreads, 1)
         ring_a.next();
       }
       wgmma_wait<0>();
+#pragma unroll
+      for (int mi = 0; mi < C::kMi; ++mi) settle(acc[mi]);
       if (elected) barrier_arrive(previous_b), barrier_arrive(previous_a);
       write_tile<T, C::kN, C::kMi, false>(acc, g, tile_n0(i), base + C::kPanelOffset + wg * C::kPanels * kPanelBytes,
                                           panel_ready + wg * 8 * C::kPanels, panel_written + wg * 8 * C::kPanels, out);

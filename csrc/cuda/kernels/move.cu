@@ -111,7 +111,13 @@ const char* refuse_tile(const MoveProblem& p, const Context& ctx) {
   if (ctx.images > 65535 || p.in[3] > 65535 * kTile) return "more images or channels than a grid has layers";
   return nullptr;
 }
-double cost_tile(const MoveProblem& p, const Context& ctx) { return 3 + bytes(p, ctx) / 1.8e6; }
+// A tile takes its time whether it is full or not: with three channels, most of its lanes have nothing to do.
+double cost_tile(const MoveProblem& p, const Context& ctx) {
+  const double pixels = double(p.in[0] * p.in[1] * p.in[2]), channels = double(p.in[3]);
+  if (!(pixels > 0 && channels > 0)) return 3;
+  const double full = std::ceil(pixels / kTile) * kTile / pixels * std::ceil(channels / kTile) * kTile / channels;
+  return 3 + bytes(p, ctx) * full / 1.8e6;
+}
 
 // Rows follow each other and so do slices: pixels are a flat list.
 bool flat(const MoveProblem& p, const View& v) {

@@ -1,11 +1,18 @@
 """GPUs: layers and whole networks beside PyTorch on the same device, in the same run (`make gpu-bench`).
 
-    python -m convkern.bench.gpu [NETWORK ...] [--batch 1 32 256] [--precision float32 float16 ...] [--json FILE]
+    python -m convkern.bench.gpu [--only GROUP ...] [--seconds 540] [--json FILE]
+    python -m convkern.bench.gpu NETWORK ... [--batch 1 32 256] [--precision float32 float16 ...] [--json FILE]
+
+Without a network: the numbers that this backend is held to, group by group (NUMBERS), and a table of what was asked and
+what was measured. With networks: their layers and themselves.
 
 Every contestant is captured into a CUDA graph of several calls on rotating inputs that together exceed the second-level
 cache, so that neither Python nor launches count; graphs are replayed in alternating blocks and timed by events. PyTorch
-runs channels last with cudnn.benchmark, convolution + bias + ReLU as its functions have them; whole networks also with
-torch.compile. A ratio is PyTorch's best time over ours: above 1 we are faster.
+runs channels last with cudnn.benchmark: convolution, bias and ReLU as its functions have them, and fused as cuDNN has
+them (cudnn_convolution_relu) where it takes the problem; whole networks also with torch.compile, whose kernels are
+captured like all others (its mode "reduce-overhead" does the same with copies of the inputs). A ratio is PyTorch's best
+time over ours: above 1 we are faster. The JSON file is written anew after each row, so that a run cut short leaves its
+rows.
 """
 
 from __future__ import annotations
@@ -14,8 +21,10 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -167,7 +176,20 @@ def layer(clock: Any, shape: ConvShape, n: int, precision: str, algo: str = "") 
         raise ConvkernError(
             f"{shape} in {precision}, N={n}: PyTorch's result differs by {error:.1e} of the largest output"
         )
-    timings = race(clock, {"convkern": mine, "torch": peer}, count)
+
+    @torch.inference_mode()
+    def fused(i: int) -> Any:
+        x, pads = images[i % count], (top, left)
+        return torch.cudnn_convolution_relu(x, weight, bias, shape.stride, pads, shape.dil, shape.groups)
+
+    contestants = {"convkern": mine, "torch": peer}
+    if clock.name == "cuda" and even:
+        try:
+            fused(0)
+            contestants["cuDNN fused"] = fused
+        except RuntimeError:  # cuDNN has no such kernel
+            pass
+    timings = race(clock, contestants, count)
     return _row(
         timings,
         dict(layer=shape.name, shape=str(shape), macs=shape.macs),
@@ -176,6 +198,73 @@ def layer(clock: Any, shape: ConvShape, n: int, precision: str, algo: str = "") 
         precision,
         error,
     )
+
+
+class Pool(NamedTuple):
+    """A pooling layer on images of `size` rows and columns."""
+
+    name: str
+    kind: str
+    size: int
+    c: int
+    window: int
+    stride: int
+    pad: int
+
+    @property
+    def out(self) -> int:
+        return (self.size + 2 * self.pad - self.window) // self.stride + 1
+
+
+def pool(clock: Any, shape: Pool, n: int, precision: str) -> dict[str, Any]:
+    """One pooling layer; a row of the report, with its share of the bandwidth of a copy."""
+    import torch
+
+    plan = _core.Plan(record=True)
+    x_id = plan.input((1, shape.size, shape.size, shape.c))
+    window, stride, pad = (1, *[shape.window] * 2), (1, *[shape.stride] * 2), (0, *[shape.pad] * 2)
+    y_id = plan.pool(x_id, shape.kind, window=window, stride=stride, pad_lo=pad, pad_hi=pad, out=(1, *[shape.out] * 2))
+    plan.finish([y_id])
+    runner = device.Runner(plan, 0, precision, graphs=False)
+    kind = dtype_of(precision)
+    bytes_ = n * shape.c * (shape.size**2 + shape.out**2) * torch.empty((), dtype=kind).element_size()
+    count = clock.ring(bytes_)
+    nhwc = [torch.randn((n, 1, shape.size, shape.size, shape.c), device=clock.name).to(kind) for _ in range(count)]
+    arrays = [device.from_object(x, "x") if clock.name == "cuda" else clock.array(x) for x in nhwc]
+    images = [x[:, 0].permute(0, 3, 1, 2) for x in nhwc]
+    function = torch.nn.functional.max_pool2d if shape.kind == "max" else torch.nn.functional.avg_pool2d
+    peer = torch.inference_mode()(lambda i: function(images[i % count], shape.window, shape.stride, shape.pad))
+    mine = ours(runner, arrays)
+    got = clock.read(mine(0)) if clock.name != "cuda" else torch.from_dlpack(mine(0))
+    want = peer(0).permute(0, 2, 3, 1)
+    error = float((got[:, 0].float() - want.float()).abs().max() / (want.float().abs().max() + 1e-30))
+    if not error <= TOLERANCE[precision]:
+        raise ConvkernError(f"{shape} in {precision}, N={n}: PyTorch's result differs by {error:.1e} of the largest")
+    whole = [torch.empty(bytes_ // 2, dtype=torch.uint8, device=clock.name) for _ in range(4)]
+    timings = race(
+        clock, {"convkern": mine, "torch": peer, "copy": lambda i: whole[i % 2].copy_(whole[2 + i % 2])}, count
+    )
+    copy = timings.pop("copy").median
+    facts = dict(pool=shape.name, shape=str(shape), macs=0, of_copy=copy / timings["convkern"].median)
+    return _row(timings, facts, runner.steps(n)[0]["kernel"], n, precision, error)
+
+
+def first_call(clock: Any, name: str, n: int, precision: str, size: int | None = None) -> dict[str, Any]:
+    """Seconds of a model's first call on the device: plan, kernels loaded, weights packed, result there."""
+    import torch
+
+    from ..models import get_model
+
+    options: dict[str, Any] = {} if size is None else dict(input_shape=(size, size, 3))
+    model = get_model(name, **options)
+    model.to("cuda:0", precision)
+    x = torch.randn((n, *model.input_shape), device=clock.name).to(dtype_of(precision))
+    array = device.from_object(x, "x") if clock.name == "cuda" else clock.array(x)
+    start = time.perf_counter()
+    y = model(array)
+    y.numpy() if y.dtype != "bfloat16" else y.astype("float32").numpy()
+    seconds = time.perf_counter() - start
+    return dict(call=name, n=n, precision=precision, seconds=seconds)
 
 
 def network(
@@ -238,7 +327,7 @@ def _row(
 def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Geometric means of the ratio to PyTorch's best, by precision and batch."""
     lines = []
-    for what in ("layer", "model"):
+    for what in ("layer", "pool", "model"):
         for precision in dict.fromkeys(row["precision"] for row in rows):
             for n in sorted({row["n"] for row in rows}):
                 ratios = [
@@ -256,12 +345,152 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def line(row: dict[str, Any]) -> str:
+    if "call" in row:
+        return f"{row['call']:28} {row['precision']:9} N={row['n']:<4} first call {row['seconds']:.3f} s"
     peers = "  ".join(
         f"{name} {peer['median'] * 1e6:9.1f} us x{peer['ratio']:.2f}" for name, peer in row["peers"].items()
     )
-    name, us = row.get("layer") or row.get("model"), row["ours"]["median"] * 1e6
-    rate = f"{us:9.1f} us {row['tflops']:7.1f} TFLOP/s"
+    name, us = row.get("layer") or row.get("model") or row["pool"], row["ours"]["median"] * 1e6
+    rate = f"{us:9.1f} us " + (f"{row['of_copy']:7.2f} of copy  " if "pool" in row else f"{row['tflops']:7.1f} TFLOP/s")
     return f"{name:28} {row['precision']:9} N={row['n']:<4} {rate}  {peers}  {row['kernel']}"
+
+
+# What this backend is held to
+
+
+class Number(NamedTuple):
+    """A number that is asked for: the rows that count, and what their geometric mean (and each of them) must reach."""
+
+    group: str  # the rows' group
+    what: str
+    asked: float
+    precisions: tuple[str, ...]  # of ours; several: the best of them, layer by layer
+    n: int = 64
+    each: float = 0.0
+    value: str = (
+        "ratio"  # to PyTorch's best; "compiled": to torch.compile; "of_copy": of the bandwidth; "seconds": at most
+    )
+    only: str = ""  # a model, or a kind of layer
+
+
+NUMBERS = (
+    Number("call", "first call of ResNet-50, float16", 1.0, ("float16",), 1, value="seconds", only="resnet50"),
+    Number("half", "layers of C >= 64, float16", 1.15, ("float16",), each=0.9),
+    Number("half", "layers of C >= 64, bfloat16", 1.15, ("bfloat16",), each=0.9),
+    Number("first", "first layers with packing, float16", 2.3, ("float16",)),
+    Number("first", "first layers with packing, bfloat16", 4.0, ("bfloat16",)),
+    Number("one", "layers of one image, float16", 1.25, ("float16",), 1),
+    Number("pool", "pooling, float16", 3.0, ("float16",)),
+    Number("pool", "pooling, float32", 1.8, ("float32",)),
+    Number("pool", "pooling, share of a copy's bandwidth", 0.8, ("float16",), each=0.8, value="of_copy"),
+    Number("pool", "pooling, share of a copy's bandwidth", 0.8, ("float32",), each=0.8, value="of_copy"),
+    Number("groups", "depthwise layers, float16", 1.3, ("float16",), only="depthwise"),
+    Number("groups", "grouped layers, float16", 1.5, ("float16",), only="grouped"),
+    Number("models", "ResNet-50 float16, torch.compile", 1.3, ("float16",), 1, value="compiled", only="resnet50"),
+    Number("models", "ResNet-50 float16, torch.compile", 1.2, ("float16",), 32, value="compiled", only="resnet50"),
+    Number("models", "ResNet-50 float16, torch.compile", 1.1, ("float16",), 256, value="compiled", only="resnet50"),
+    Number("models", "VGG-16 float16", 1.3, ("float16",), 256, only="vgg16"),
+    Number("models", "AlexNet float16", 2.0, ("float16",), 256, only="alexnet"),
+    Number("tf32", "layers of C >= 64, TF32", 1.0, ("tf32",)),
+    Number("float32", "layers of C >= 64, float32 or 3xTF32", 1.5, ("float32", "fp32x3")),
+)
+GROUPS = tuple(dict.fromkeys(number.group for number in NUMBERS))
+LAYERED = ("alexnet", "vgg16", "resnet50")
+POOLS = (
+    Pool("max 2x2", "max", 224, 64, 2, 2, 0),
+    Pool("max 3x3 /2", "max", 112, 64, 3, 2, 1),
+    Pool("avg 3x3", "avg", 35, 192, 3, 1, 1),
+)
+
+
+def kind_of(shape: ConvShape) -> str:
+    """The kind of a layer, as Number.only has it."""
+    if shape.groups == 1:
+        return "first" if shape.c <= 4 else "plain"
+    return "depthwise" if shape.groups == shape.c else "grouped"
+
+
+def shapes_of(networks: Sequence[str], kind: str, least: int = 1) -> list[ConvShape]:
+    """The distinct layers of a kind with at least so many channels."""
+    found: dict[ConvShape, ConvShape] = {}
+    for name in networks:
+        for shape in shapefile.load(name):
+            if kind_of(shape) == kind and shape.c >= least:
+                found.setdefault(replace(shape, name="", count=1), replace(shape, name=f"{name}.{shape.name}"))
+    return list(found.values())
+
+
+def jobs_of(clock: Any, group: str) -> Iterator[Callable[[], dict[str, Any]]]:
+    """What is measured for a group."""
+    job = functools.partial
+    wide = shapes_of(LAYERED, "plain", 64)
+    if group == "call":
+        yield job(first_call, clock, "resnet50", 1, "float16")
+        yield job(first_call, clock, "vgg16", 1, "float16")
+    elif group == "first":
+        for shape in shapes_of(LAYERED, "first"):
+            yield from (job(layer, clock, shape, 64, precision) for precision in ("float16", "bfloat16"))
+    elif group == "one":
+        yield from (job(layer, clock, shape, 1, "float16") for shape in [*shapes_of(LAYERED, "first"), *wide])
+    elif group == "pool":
+        yield from (job(pool, clock, shape, 64, precision) for shape in POOLS for precision in ("float16", "float32"))
+    elif group == "groups":
+        for names, kind in ((("mobilenet_v2", "efficientnet_b0"), "depthwise"), (("resnext50_32x4d",), "grouped")):
+            yield from (job(layer, clock, shape, 64, "float16") for shape in shapes_of(names, kind))
+    elif group == "models":
+        yield from (job(network, clock, "resnet50", n, "float16") for n in BATCHES)
+        yield from (job(network, clock, name, 256, "float16", False) for name in ("vgg16", "alexnet"))
+    else:
+        precisions = {"half": ("float16", "bfloat16"), "tf32": ("tf32",), "float32": ("float32", "fp32x3")}[group]
+        yield from (job(layer, clock, shape, 64, precision) for shape in wide for precision in precisions)
+
+
+def measured(number: Number, rows: Iterable[dict[str, Any]]) -> list[float]:
+    """The values of a number's rows: one for each layer, pool or model, the best of its precisions."""
+    best: dict[str, float] = {}
+    for row in rows:
+        if row["group"] != number.group or row["n"] != number.n or row["precision"] not in number.precisions:
+            continue
+        name = row.get("model") or row.get("call")
+        kind = kind_of(shapefile.parse_line(row["shape"])) if "layer" in row else ""
+        if number.only and number.only not in (name, kind):
+            continue
+        if number.value == "ratio":
+            value = min(peer["ratio"] for peer in row["peers"].values())
+        elif number.value == "compiled":
+            value = row["peers"]["torch.compile"]["ratio"]
+        else:
+            value = row[number.value]
+        key = row.get("shape") or str(name)
+        best[key] = max(best.get(key, 0.0), value)
+    return list(best.values())
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was asked for and what was measured; a number without rows is left out."""
+    table = []
+    for number in NUMBERS:
+        values = measured(number, rows)
+        if not values:
+            continue
+        mean = report.geometric_mean(values)
+        met = mean <= number.asked if number.value == "seconds" else mean >= number.asked and min(values) >= number.each
+        facts = dict(what=number.what, precisions=number.precisions, n=number.n, value=number.value)
+        table.append(
+            dict(facts, asked=number.asked, each=number.each, got=mean, least=min(values), rows=len(values), met=met)
+        )
+    return table
+
+
+def numbers_text(table: Sequence[dict[str, Any]]) -> str:
+    lines = [f"{'number':44} {'N':>4} {'rows':>5} {'asked':>7} {'got':>7} {'least':>7}"]
+    for t in table:
+        sign, each = "<=" if t["value"] == "seconds" else ">=", f", each {t['each']}" if t["each"] else ""
+        lines.append(
+            f"{t['what']:44} {t['n']:4} {t['rows']:5} {sign + format(t['asked'], '.2f'):>7} {t['got']:7.2f} "
+            f"{t['least']:7.2f}  {'met' if t['met'] else 'NOT MET'}{each}"
+        )
+    return "\n".join(lines)
 
 
 def rows_of(
@@ -271,19 +500,28 @@ def rows_of(
     precisions: Sequence[str],
     what: Sequence[str],
     compiled: bool,
+    until: float = float("inf"),
 ) -> Iterator[dict[str, Any]]:
-    """All rows, as they are measured; what is refused or wrong is said and left out."""
-    import torch
-
+    """All rows, as they are measured."""
     shapes = dict.fromkeys(s for name in networks if name in shapefile.names() for s in shapefile.load(name))
     jobs: list[Callable[[], dict[str, Any]]] = []
     for precision in precisions:
         for n in batches:
             if "layers" in what:
                 jobs += [functools.partial(layer, clock, s, n, precision) for s in shapes]
-            if "models" in what:
+            if "networks" in what:
                 jobs += [functools.partial(network, clock, name, n, precision, compiled) for name in networks]
+    yield from done(jobs, until)
+
+
+def done(jobs: Iterable[Callable[[], dict[str, Any]]], until: float = float("inf")) -> Iterator[dict[str, Any]]:
+    """The rows of jobs, as they are measured; what is refused or wrong is said and left out, as is what is late."""
+    import torch
+
     for job in jobs:
+        if time.monotonic() > until:
+            print("left out: the time is up", file=sys.stderr)
+            return
         try:
             yield job()
         except (Unsupported, ConvkernError, torch.OutOfMemoryError) as error:
@@ -292,15 +530,15 @@ def rows_of(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m convkern.bench.gpu", description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "networks", nargs="*", default=["resnet50", "vgg16", "mobilenet_v2", "efficientnet_b0", "resnext50_32x4d"]
-    )
+    parser.add_argument("networks", nargs="*", help="time these instead of the numbers that are asked for")
     parser.add_argument("--batch", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--precision", nargs="+", choices=device.PRECISIONS, default=PRECISIONS)
-    parser.add_argument("--only", nargs="+", choices=("layers", "models"), default=("layers", "models"))
+    parser.add_argument("--only", nargs="+", choices=(*GROUPS, "layers", "networks"), help="some groups of rows")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no row after that time")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args(arguments)
+    until = time.monotonic() + options.seconds
     import torch
 
     doc = report.document(0, 0.0, {"torch": torch.__version__})
@@ -308,14 +546,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doc["cudnn"] = torch.backends.cudnn.version()
     print(f"{doc['device']['name']}, PyTorch {torch.__version__}, cuDNN {doc['cudnn']}")
     clock = Cuda()
-    for row in rows_of(clock, options.networks, options.batch, options.precision, options.only, not options.no_compile):
-        doc["rows"].append(row)
-        print(line(row), flush=True)
-    doc["summary"] = summary(doc["rows"])
-    print("\n".join(doc["summary"]))
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(doc, file, indent=1)
+
+    def keep(rows: Iterable[dict[str, Any]], group: str) -> None:
+        for row in rows:
+            doc["rows"].append(dict(row, group=group))
+            print(line(row), flush=True)
+            doc["summary"], doc["numbers"] = summary(doc["rows"]), table_of(doc["rows"])
+            if options.json:
+                with open(options.json, "w") as file:
+                    json.dump(doc, file, indent=1)
+
+    if options.networks:
+        what = options.only or ("layers", "networks")
+        compiled = not options.no_compile
+        keep(rows_of(clock, options.networks, options.batch, options.precision, what, compiled, until), "")
+        print("\n".join(doc.get("summary", [])))
+    else:
+        for group in options.only or GROUPS:
+            print(f"-- {group}", flush=True)
+            keep(done(jobs_of(clock, group), until), group)
+        print(numbers_text(doc.get("numbers", [])))
     return 0 if doc["rows"] else 1
 
 

@@ -69,6 +69,8 @@ template <int kPending>
 void wgmma_wait() {
   simt::wgmma_wait(kPending);
 }
+template <int kCount>
+void settle(float (&)[kCount]) {}
 template <class T, int kN>
 void wgmma(float (&d)[kN / 2], uint64_t a, uint64_t b, int accumulate) {
   simt::wgmma(simt::kType<T>, kN, d, a, b, accumulate);

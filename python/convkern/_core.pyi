@@ -16,6 +16,7 @@ __all__: list[str] = [
     "Plan",
     "adam_step",
     "bf16",
+    "copy_strided",
     "dlpack_export",
     "dlpack_import",
     "fingerprint",
@@ -24,7 +25,6 @@ __all__: list[str] = [
     "kernels",
     "num_threads",
     "peak_gflops",
-    "reorder_filters",
     "rmsprop_step",
     "set_isa",
     "set_num_threads",
@@ -49,6 +49,13 @@ class Parameter:
     ) -> Parameter:
         """
         A weight that lies on a device already, for recorded plans.
+        """
+    @staticmethod
+    def strided(
+        pointer: int, shape: collections.abc.Sequence[int], strides: collections.abc.Sequence[int], dtype: str
+    ) -> Parameter:
+        """
+        A weight in another order, in memory that the caller keeps: steps, in elements, from tap to tap, from one channel and from one filter of a group to the next, and from group to group.
         """
     def __init__(self, array: numpy.ndarray, scale: typing.Any = None, trainable: bool = False) -> None:
         """
@@ -315,8 +322,15 @@ class Plan:
         label: str = "",
     ) -> int: ...
     def run(
-        self, inputs: collections.abc.Sequence[typing.Any], threads: int = 0, channels_first: bool = False
-    ) -> list[numpy.ndarray]: ...
+        self,
+        inputs: collections.abc.Sequence[typing.Any],
+        threads: int = 0,
+        channels_first: bool = False,
+        torch_axes: int = 0,
+    ) -> list[numpy.ndarray]:
+        """
+        channels_first: results lie (N, C, D, H, W) in memory. torch_axes: inputs and results are (N, C, ...) of so many dimensions, whatever their memory, and totals vectors.
+        """
     def scale_shift(
         self,
         x: int,
@@ -457,6 +471,11 @@ def bf16() -> str:
     What the instruction set in use can do in bfloat16: 'amx', 'avx512bf16', or '' for nothing.
     """
 
+def copy_strided(source: numpy.ndarray, target: numpy.ndarray, threads: int = 0) -> None:
+    """
+    target[...] = source[...], for arrays of up to four dimensions that do not overlap, with any strides, on several threads.
+    """
+
 def dlpack_export(
     pointer: int,
     shape: collections.abc.Sequence[int],
@@ -491,11 +510,6 @@ def num_threads() -> int: ...
 def peak_gflops(threads: int, seconds: float = 0.05) -> float:
     """
     Measured float32 FMA ceiling in GFLOP/s.
-    """
-
-def reorder_filters(source: numpy.ndarray, target: numpy.ndarray, back: bool = False, threads: int = 0) -> None:
-    """
-    Copy (K, C, taps), as torch keeps filters, to (taps, C, K), as plans do, or back.
     """
 
 def rmsprop_step(

@@ -1,4 +1,4 @@
-"""From tensors to plans: views of memory, packed weights that follow their tensors, plans kept for the last shapes.
+"""From tensors to plans: packed weights that follow their tensors, plans kept for the last shapes.
 
 A tensor's memory is read in place, whatever its strides, and results are made in memory the package recycles; neither
 is copied. What is made of parameters (packed filters, folded norms, and the plans that use them) is kept once for the
@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,29 +27,12 @@ _SAMPLES = 256  # 8-byte words of a tensor of more than _FEW bytes that are look
 _FEW = 16 << 10
 
 
-# Views of tensors
-
-# Axes of (N,C,...) in memory order (N,...,C), and back, by the number of axes.
-_LAST = {2: (0, 1), 3: (0, 2, 1), 4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
-_FIRST = {2: (0, 1), 3: (0, 2, 1), 4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}
-_ONES = {2: (slice(None), None, None, None), 3: (slice(None), None, None), 4: (slice(None), None), 5: ()}
+# Tensors as plans take them
 
 
 def array(x: Tensor) -> np.ndarray:
     """The memory of a tensor as an ndarray of its shape."""
     return (x.detach() if x.requires_grad else x).numpy()
-
-
-def pixels(x: Tensor) -> np.ndarray:
-    """(N,C), (N,C,L), (N,C,H,W) or (N,C,D,H,W) seen as a plan's (N,D,H,W,C)."""
-    return array(x).transpose(_LAST[x.dim()])[_ONES[x.dim()]]
-
-
-def tensor(y: np.ndarray, axes: int, channels_first: bool = False) -> Tensor:
-    """A plan's result, (N,D,H,W,C) or as run with channels_first, as (N,C,...) of so many axes; no copy."""
-    if channels_first:
-        return torch.from_numpy(y.reshape(y.shape[:2] + y.shape[7 - axes :]))
-    return torch.from_numpy(y.reshape(y.shape[:1] + y.shape[6 - axes :]).transpose(_FIRST[axes]))
 
 
 def spatial(shape: Sequence[int]) -> tuple[int, ...]:
@@ -61,19 +45,29 @@ def is_channels_last(x: Tensor) -> bool:
     return x.size(1) > 1 and x.stride(1) == 1 and not x.is_contiguous()
 
 
-def run(plan: _core.Plan, *arrays: np.ndarray, channels_first: bool = False) -> list[np.ndarray]:
-    """Run a plan on the threads that torch would use."""
-    return plan.run(list(arrays), torch.get_num_threads(), channels_first)
-
-
 def new_plan(dtype: torch.dtype, exact: bool = True) -> _core.Plan:
     """A plan that may have gradients, and vectors (biases, scales) that it reads when it runs."""
     return _core.Plan("float64" if dtype == torch.float64 else "float32", exact, training=True)
 
 
-def total(vector: np.ndarray) -> np.ndarray:
-    """One number for each channel as a plan's (1,1,1,C)."""
-    return np.ascontiguousarray(vector)[None, None, None]
+@lru_cache(maxsize=512)
+def planned(build: Callable[..., Sequence[int]], dtype: torch.dtype, exact: bool, *key: Any) -> _core.Plan:
+    """The plan whose results `build(plan, *key)` gives."""
+    plan = new_plan(dtype, exact)
+    plan.finish(build(plan, *key))
+    return plan
+
+
+def run(plan: _core.Plan, inputs: Sequence[Tensor | None], channels_last: bool = True) -> list[Tensor]:
+    """The results of a plan for the tensors that are there: (N,C,...), and vectors for totals.
+
+    Inputs are read in place whatever their strides. Results lie channels-last, or as the first input does. torch's
+    number of threads works at them.
+    """
+    x: Any = inputs[0]
+    first = not (channels_last or is_channels_last(x))
+    arrays = [array(t if t.dim() > 1 else t.contiguous()) for t in inputs if t is not None]
+    return [torch.from_numpy(y) for y in plan.run(arrays, torch.get_num_threads(), first, x.dim())]
 
 
 # What is made of parameters

@@ -66,7 +66,7 @@ uint64_t fingerprint(uintptr_t address, int64_t bytes, int64_t samples) {
 
 void register_filters(py::module_& m) {
   m.def("copy_strided", &copy_strided, py::arg("source"), py::arg("target"), py::arg("threads") = 0,
-        "target[...] = source[...], for arrays of up to four dimensions that do not overlap, with any strides, on several threads.");
+        "target[...] = source[...], for arrays of up to four dimensions and any strides that do not overlap.");
   m.def("fingerprint", &fingerprint, py::arg("address"), py::arg("bytes"), py::arg("samples") = 0,
         "A hash of memory that the caller keeps alive: of some words spread over it, or of all (0).");
 }

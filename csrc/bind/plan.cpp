@@ -72,11 +72,11 @@ std::shared_ptr<Parameter> make_parameter(const py::array& a, const py::object& 
 }
 
 std::shared_ptr<Parameter> strided_parameter(uintptr_t pointer, std::array<int64_t, 5> shape, std::array<int64_t, 4> strides,
-                                             const std::string& dtype) {
+                                             const std::string& dtype, bool trainable) {
   if (dtype != "float32" && dtype != "float64") dtype_error("a weight must be float32 or float64, got " + dtype);
   return std::make_shared<Parameter>(shape, dtype == "float32" ? 4 : 8, reinterpret_cast<const void*>(pointer), nullptr,
                                      Buffer(),  // NOLINT
-                                     false, Layout{strides[0], strides[1], strides[2], strides[3]});
+                                     trainable, Layout{strides[0], strides[1], strides[2], strides[3]});
 }
 
 // How a caller's arrays are shaped: as plans see them, (N, D, H, W, C) and totals of four dimensions, or as torch has them, (N, C, ...) of that many
@@ -323,10 +323,8 @@ void register_plan(py::module_& m) {
             return parameter;
           },
           "pointer"_a, "shape"_a, "strides"_a, "element"_a, "owner"_a, "A weight that lies on a device already, for recorded plans.")
-      .def_static(
-          "strided", &strided_parameter, "pointer"_a, "shape"_a, "strides"_a, "dtype"_a,
-          "A weight in another order, in memory that the caller keeps: steps, in elements, from tap to tap, from one channel and from one "
-          "filter of a group to the next, and from group to group.")
+      .def_static("strided", &strided_parameter, "pointer"_a, "shape"_a, "strides"_a, "dtype"_a, "trainable"_a = false,
+                  "A weight in the caller's memory, in another order: steps from tap, channel, filter, group to the next.")
       .def_property_readonly("shape", [](const Parameter& p) { return py::tuple(py::cast(p.shape)); })
       .def("touch", &Parameter::touch, "The values were changed in place: the next run packs them again.")
       .def_property_readonly("packed_bytes", &Parameter::packed_bytes);
@@ -613,8 +611,7 @@ void register_plan(py::module_& m) {
             return out;
           },
           "inputs"_a, "threads"_a = 0, "channels_first"_a = false, "torch_axes"_a = kPlanShaped,
-          "channels_first: results lie (N, C, D, H, W) in memory. torch_axes: inputs and results are (N, C, ...) of so many dimensions, whatever their "
-          "memory, and totals vectors.")
+          "torch_axes: inputs and results are (N, C, ...) of so many dimensions, and totals vectors.")
       .def(
           "profile",
           [](Plan& plan, const std::vector<py::object>& arrays, int threads, int repeat) {

@@ -1,4 +1,4 @@
-// recycled.h: memory of result arrays and of weights on their way to a kernel, recycled.
+// recycled.h: memory of result arrays, of weights on their way to a kernel and of partial sums, recycled.
 //
 // A fresh array of a few megabytes costs a page fault every 4 KB, which for depthwise and pooling layers is more than the arithmetic.
 // When a result dies its memory is kept for the next one of about that size, the oldest goes first. What is kept and what is in use together
@@ -21,6 +21,7 @@ class Recycled {
   }
 
   Buffer take(int64_t bytes) {
+    if (bytes < kRecycleFrom) return Buffer(bytes);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       for (auto it = kept_.begin(); it != kept_.end(); ++it)
@@ -38,6 +39,7 @@ class Recycled {
   }
 
   void give_back(Buffer b) {
+    if (b.bytes() < kRecycleFrom) return;
     const std::lock_guard<std::mutex> lock(mutex_);
     kept_bytes_ += b.bytes(), used_bytes_ -= b.bytes();
     kept_.push_front(std::move(b));

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/parallel.h"
+#include "core/recycled.h"
 #include "dispatch/tuning.h"
 
 namespace ck {
@@ -549,15 +550,18 @@ std::unique_ptr<Plan::Lease> Plan::lease(int64_t images, int threads) {
                 scratch = (scratch_bytes_ + 63) / 64 * 64 * threads;
   if (l->arena.bytes() < arena) l->arena = Buffer(), l->arena = Buffer(arena);
   if (l->scratch.bytes() < scratch) l->scratch = Buffer(), l->scratch = Buffer(scratch);
-  if (l->packing.bytes() < packing_bytes_) l->packing = Buffer(packing_bytes_);
+  if (l->packing.bytes() < packing_bytes_) l->packing = Recycled::instance().take(packing_bytes_);
   int64_t shared = 0;
   for (const Step& step : steps_)
     if (const auto* training = std::get_if<7>(&step.call)) shared = std::max(shared, (*training)->shared_bytes(images));
-  if (l->shared.bytes() < shared) l->shared = Buffer(), l->shared = Buffer(shared);
+  if (l->shared.bytes() < shared) l->shared = Recycled::instance().take(shared);
   return l;
 }
 
 void Plan::give_back(std::unique_ptr<Lease> l) {
+  // What lives within a step serves all plans: layers that are a plan each, as PyTorch's, would add up.
+  for (Buffer* b : {&l->packing, &l->room, &l->shared})
+    if (b->bytes()) Recycled::instance().give_back(std::move(*b));
   const std::lock_guard<std::mutex> lock(mutex_);
   leases_.push_back(std::move(l));
 }

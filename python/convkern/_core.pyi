@@ -52,10 +52,14 @@ class Parameter:
         """
     @staticmethod
     def strided(
-        pointer: int, shape: collections.abc.Sequence[int], strides: collections.abc.Sequence[int], dtype: str
+        pointer: int,
+        shape: collections.abc.Sequence[int],
+        strides: collections.abc.Sequence[int],
+        dtype: str,
+        trainable: bool = False,
     ) -> Parameter:
         """
-        A weight in another order, in memory that the caller keeps: steps, in elements, from tap to tap, from one channel and from one filter of a group to the next, and from group to group.
+        A weight in the caller's memory, in another order: steps from tap, channel, filter, group to the next.
         """
     def __init__(self, array: numpy.ndarray, scale: typing.Any = None, trainable: bool = False) -> None:
         """
@@ -329,7 +333,7 @@ class Plan:
         torch_axes: int = 0,
     ) -> list[numpy.ndarray]:
         """
-        channels_first: results lie (N, C, D, H, W) in memory. torch_axes: inputs and results are (N, C, ...) of so many dimensions, whatever their memory, and totals vectors.
+        torch_axes: inputs and results are (N, C, ...) of so many dimensions, and totals vectors.
         """
     def scale_shift(
         self,
@@ -473,7 +477,7 @@ def bf16() -> str:
 
 def copy_strided(source: numpy.ndarray, target: numpy.ndarray, threads: int = 0) -> None:
     """
-    target[...] = source[...], for arrays of up to four dimensions that do not overlap, with any strides, on several threads.
+    target[...] = source[...], for arrays of up to four dimensions and any strides that do not overlap.
     """
 
 def dlpack_export(

@@ -13,7 +13,7 @@ Convolutions and poolings can be derived any number of times, batch norm with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from ..graph import conv_size, conv_transpose_size, pool_size, scale_and_shift
 from ..ops.common import triple
 from ..ops.convolution import _relaid
 from .library import Operator, operator
-from .plans import Made, array, is_channels_last, made, new_plan, planned, run, spatial
+from .plans import array, is_channels_last, made, new_plan, planned, run, spatial
 
 Ints = Sequence[int]
 
@@ -76,7 +76,11 @@ def _geometry(stride: Ints, padding: Ints, dilation: Ints, groups: int, transpos
 
 
 class _Filters:
-    """A weight as plans read it: in torch's memory, if its strides are regular, else in a contiguous copy."""
+    """A weight as plans read it: in torch's memory, if its strides are regular, else in a contiguous copy.
+
+    What kernels make of `kept` stays; `passing` is packed at each run, into memory that all layers share. A weight in
+    training changes with each step.
+    """
 
     def __init__(self, weight: Tensor, groups: int, transposed: bool):
         w, self.copy = weight.detach(), None
@@ -88,18 +92,18 @@ class _Filters:
             shape, steps = (rows // groups, columns * groups), (across, along, rows // groups * across)
         else:
             shape, steps = (columns, rows), (along, across, rows // groups * across)
-        self.parameter = _core.Parameter.strided(
-            w.data_ptr(), (*triple(window, 1), *shape), (taps[-1] if taps else 1, *steps), str(w.dtype)[6:]
-        )
+        memory = (w.data_ptr(), (*triple(window, 1), *shape), (taps[-1] if taps else 1, *steps), str(w.dtype)[6:])
+        self.kept = _core.Parameter.strided(*memory)
+        self.passing = _core.Parameter.strided(*memory, trainable=True)
 
     def load(self, weight: Tensor) -> None:
         if self.copy is not None:
             self.copy.copy_(weight.detach())
-        self.parameter.touch()
+        self.kept.touch()
 
     @property
     def packed_bytes(self) -> int:
-        return self.parameter.packed_bytes
+        return self.kept.packed_bytes
 
 
 def _is_regular(w: Tensor) -> bool:
@@ -109,8 +113,12 @@ def _is_regular(w: Tensor) -> bool:
     return flat and all(step > 0 or size == 1 for step, size in zip(w.stride(), w.shape))
 
 
-def _filters(weight: Tensor, groups: int, transposed: bool) -> Made:
-    return made((groups, transposed), (weight,), lambda: _Filters(weight, groups, transposed))
+def _weight_plan(
+    weight: Tensor, groups: int, transposed: bool, key: Hashable, build: Callable[[_core.Parameter], _core.Plan]
+) -> _core.Plan:
+    """The plan of this key that reads the weight."""
+    filters = made((groups, transposed), (weight,), lambda: _Filters(weight, groups, transposed))
+    return filters.plan(key, lambda stays: build(filters.contents.kept if stays else filters.contents.passing))
 
 
 def conv_shape(input: Tensor, weight: Tensor, *geometry: Any) -> tuple[int, ...]:
@@ -133,19 +141,18 @@ def _conv_fake(input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
 def conv(input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
     """A convolution, transposed or not: weight (K,C/groups,...), transposed (C,K/groups,...); bias (K,)."""
     stride, padding, dilation, groups, transposed, output_padding, exact, channels_last = options
-    filters = _filters(weight, groups, transposed)
 
-    def build() -> _core.Plan:
+    def build(parameter: _core.Parameter) -> _core.Plan:
         plan = new_plan(input.dtype, exact)
         x = plan.input(spatial(input.shape))
         b = None if bias is None else plan.total_input((1, 1, 1, bias.numel()))
         geometry = _geometry(stride, padding, dilation, groups, transposed)
         extra = triple(output_padding, 0)
-        plan.finish([plan.conv(x, filters.contents.parameter, b, **geometry, output_padding=extra, label="conv")])
+        plan.finish([plan.conv(x, parameter, b, **geometry, output_padding=extra, label="conv")])
         return plan
 
     key = ("conv", input.shape[1:], bias is None, exact, *stride, *padding, *dilation, *output_padding)
-    return run(filters.plan(key, build), [input, bias], channels_last)[0]
+    return run(_weight_plan(weight, groups, transposed, key, build), [input, bias], channels_last)[0]
 
 
 # The two gradients of a convolution; each is linear in both of its arguments, and the derivatives of the three are the
@@ -156,17 +163,16 @@ def conv(input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> T
 def conv_input(grad: Tensor, weight: Tensor, input_size: Ints, *geometry: Any) -> Tensor:
     """The gradient of a convolution's input."""
     stride, padding, dilation, groups, transposed, _output_padding, exact = geometry
-    filters = _filters(weight, groups, transposed)
 
-    def build() -> _core.Plan:
+    def build(parameter: _core.Parameter) -> _core.Plan:
         plan = new_plan(grad.dtype, exact)
-        dy, parameter = plan.input(spatial(grad.shape)), filters.contents.parameter
+        dy = plan.input(spatial(grad.shape))
         options = _geometry(stride, padding, dilation, groups, transposed)
         plan.finish([plan.conv_backward_data(dy, parameter, spatial(input_size), **options, label="conv")])
         return plan
 
     key = ("input", grad.shape[1:], tuple(input_size[1:]), exact, *stride, *padding, *dilation)
-    return run(filters.plan(key, build), [grad])[0]
+    return run(_weight_plan(weight, groups, transposed, key, build), [grad])[0]
 
 
 def _conv_weight_plan(plan: _core.Plan, x: Ints, dy: Ints, window: Ints, *geometry: Any) -> list[int]:
@@ -288,7 +294,7 @@ def conv_fused(
     folded = made((groups, transposed, eps), (weight, bias, *norm), lambda: _FoldedFilters(groups, transposed, eps))
     shift = folded.contents.shift
 
-    def build() -> _core.Plan:
+    def build(_: bool) -> _core.Plan:
         plan = new_plan(input.dtype, exact)
         x = plan.input(spatial(input.shape))
         offset = None if shift is None else plan.total_input((1, 1, 1, len(shift)))
@@ -299,7 +305,7 @@ def conv_fused(
         return plan
 
     key = (input.shape[1:], exact, residual is None, activation, a, b, *stride, *padding, *dilation, *output_padding)
-    return run(folded.plan(key, build), [input, shift, residual])[0]
+    return run(folded.plan(key, build, True), [input, shift, residual])[0]
 
 
 # Batch norm with given statistics

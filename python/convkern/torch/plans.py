@@ -5,7 +5,8 @@ is copied. What is made of parameters (packed filters, folded norms, and the pla
 whole process, by the tensors' memory, and goes when that memory goes. It is current while each tensor has the same
 version (`tensor._version`) and the same fingerprint: `tensor.data` changes memory without counting, so values are
 compared as well: all of them if they are few or float64 (gradcheck changes one at a time) or of an inference tensor,
-which counts nothing, else a sample. Values that changed are packed again into the same memory, and plans stay.
+which counts nothing, else a sample. Values that changed are packed again, and plans stay. Filters are packed in
+passing, into memory that all layers share, until a plan runs twice with the same values: in training it never does.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Made:
     contents.load(*tensors) makes them anew from the tensors' values, in the same memory.
     """
 
-    __slots__ = ("contents", "followed", "layouts", "plans", "refs", "state", "storages")
+    __slots__ = ("contents", "followed", "layouts", "loads", "plans", "refs", "state", "storages")
 
     def __init__(self, contents: Any, tensors: Sequence[Tensor | None], forget: Callable[[Any], None]):
         self.contents = contents
@@ -88,7 +89,8 @@ class Made:
         self.followed = all(map(_dense, tensors))
         self.storages = [weakref.ref(t.untyped_storage(), forget) for t in tensors if t is not None]
         self.state: list[Any] | None = None
-        self.plans: dict[Hashable, _core.Plan] = {}
+        self.loads = 0  # how often the values changed
+        self.plans: dict[Hashable, list[Any]] = {}
 
     def is_of(self, tensors: Sequence[Tensor | None]) -> bool:
         """Whether these tensors, which lie where ours did, are laid out as ours were."""
@@ -97,16 +99,22 @@ class Made:
             for t, ref, layout in zip(tensors, self.refs, self.layouts)
         )
 
-    def plan(self, key: Hashable, build: Callable[[], _core.Plan]) -> _core.Plan:
-        """The plan of this key, built if it is not there."""
-        plan = self.plans.get(key)
-        if plan is None:
-            plan = build()
+    def plan(self, key: Hashable, build: Callable[[bool], _core.Plan], stays: bool = False) -> _core.Plan:
+        """The plan of this key, if need be built by `build(stays)`.
+
+        stays: whether what is packed is kept; it pays from a plan's second run with the same values on.
+        """
+        known = self.plans.get(key)
+        if known is None:
             with _lock:
                 while len(self.plans) >= SHAPES:
                     del self.plans[next(iter(self.plans))]
-                self.plans[key] = plan
-        return plan
+                known = self.plans[key] = [None, None, -1]  # a plan that packs in passing, one that keeps, the last run
+        stays = stays or known[2] == self.loads
+        known[2] = self.loads
+        if known[stays] is None:
+            known[stays] = build(stays)
+        return known[stays]
 
 
 _lock = threading.RLock()
@@ -149,6 +157,7 @@ def made(kind: Hashable, tensors: tuple[Tensor | None, ...], make: Callable[[], 
         if known.state != state or not known.followed:
             known.contents.load(*tensors)
             known.state = state
+            known.loads += 1
     return known
 
 

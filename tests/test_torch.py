@@ -377,11 +377,11 @@ def test_gradients_lie_as_weights_do() -> None:
     x = torch.randn(1, 4, 8, 8)
     for memory_format in (torch.contiguous_format, torch.channels_last):
         layer.to(memory_format=memory_format)
-        taken: list[torch.Tensor] = []
-        hook = layer.weight.register_hook(taken.append)
+        seen: list[Any] = []
+        hook = layer.weight.register_hook(lambda grad: seen.append((grad.stride(), grad.data_ptr())))
         layer.zero_grad()
         layer(x).sum().backward()
-        assert taken[0].stride() == layer.weight.stride() and layer.weight.grad.data_ptr() == taken[0].data_ptr()
+        assert seen == [(layer.weight.stride(), layer.weight.grad.data_ptr())]
         hook.remove()
 
 
@@ -943,7 +943,7 @@ def test_fused_model_trains(frozen: bool) -> None:
     added = [name for name in norms if name.endswith("bn3")]
     assert count("batch_norm_add_train") == count("activation_backward") == len(added) > 1
     assert count("batch_norm_train") == len(norms) - len(added) and count("batch_norm_backward") == len(norms)
-    assert count("batch_norm") == 20 - len(norms) == (10 if frozen else 0)
+    assert count("batch_norm") == 20 - len(norms) == (5 if frozen else 0)
     model.load_state_dict(before)
     got = trained(fused, x)
     for name, value in want.items():

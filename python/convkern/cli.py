@@ -938,7 +938,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--rounds", type=_positive, default=7, help="alternations between the two (default 7)")
 
     command = add("bench torch", bench_torch)
-    command.add_argument("models", nargs="*", choices=("resnet18", "resnet50"), default=["resnet50"], metavar="MODEL")
+    command.add_argument("models", nargs="*", default=["resnet50"], metavar="MODEL", help="resnet18, resnet50")
     command.add_argument("--training", action="store_true", help="training steps (default: inference)")
     command.add_argument("--batch", type=_positive, nargs="+", default=[1, 8], metavar="N")
     command.add_argument("--input", type=_sizes, metavar="SIZE", help="height and width of the images (default: 224)")

@@ -132,6 +132,8 @@ def run(
     """
     from ..torch import replace_layers
 
+    if name not in MODELS:
+        raise ConvkernError(f"no model {name!r} here; want {' or '.join(MODELS)}")
     torch.manual_seed(0)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -375,9 +375,10 @@ def test_gradients_lie_as_weights_do() -> None:
     """Or torch would copy them at each step."""
     layer = ckt.Conv2d(4, 8, 3)
     x = torch.randn(1, 4, 8, 8)
+    seen: list[Any] = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
         layer.to(memory_format=memory_format)
-        seen: list[Any] = []
+        seen.clear()
         hook = layer.weight.register_hook(lambda grad: seen.append((grad.stride(), grad.data_ptr())))
         layer.zero_grad()
         layer(x).sum().backward()

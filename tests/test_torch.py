@@ -35,7 +35,7 @@ from convkern.bench import torch_resnet
 from convkern.bench.torch_resnet import ResNet
 from convkern.cli import main
 from convkern.errors import ShapeError, Unsupported
-from convkern.torch import modules, operators, plans
+from convkern.torch import modules, plans
 from tolerance import U, assert_within
 
 ops = torch.ops.convkern
@@ -68,7 +68,7 @@ def torchs(module: nn.Module) -> nn.Module:
 
 def outcome(module: nn.Module, x: torch.Tensor, *args: Any) -> dict[str, torch.Tensor]:
     """The result and all gradients, with integers flowing back."""
-    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    x = x.detach().requires_grad_()
     y = module(x, *args)
     first, *others = y if isinstance(y, tuple) else (y,)
     torch.manual_seed(1)
@@ -124,17 +124,20 @@ WINOGRAD = ("2d winograd",)  # rounds even integers
 # Numbers
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "gaps"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_layers_are_torchs(name: str, channels_last: bool) -> None:
+def test_layers_are_torchs(name: str, layout: str) -> None:
     make, shape = LAYERS[name]
     ours = with_integers(make())
     ours.exact = name in WINOGRAD
     theirs = torchs(ours)
     assert isinstance(ours, type(theirs)) and type(theirs).__module__.startswith("torch.nn")
     x = integers(*shape)
-    if channels_last and len(shape) > 2:
+    if layout == "channels_last" and len(shape) > 2:
         x = x.transpose(-3, -1).contiguous().transpose(-3, -1)
+    elif layout == "gaps":
+        x = integers(*(2 * n + 1 for n in shape))[tuple(slice(1, None, 2) for _ in shape)]
+        assert x.shape == shape and not x.is_contiguous()
     assert modules.fallback_reason(x, *ours.parameters()) is None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths", UserWarning)
@@ -222,12 +225,26 @@ def test_empty_batch() -> None:
 # Memory
 
 
+class Spy:
+    """In place of a plan."""
+
+    def run(self, inputs: list[np.ndarray], threads: int, channels_first: bool, torch_axes: int) -> list[np.ndarray]:
+        self.inputs, self.threads = inputs, threads
+        return []
+
+
 def test_inputs_are_read_in_place() -> None:
     x = torch.randn(2, 3, 4, 5)
-    for view in (x, x.to(memory_format=torch.channels_last), x[:, 1:, ::2], x.expand(2, 3, 4, 5), x[0][None]):
-        seen = plans.pixels(view)
-        assert seen.ctypes.data == view.data_ptr() and seen.shape == (len(view), 1, *view.shape[2:], view.shape[1])
-        assert (seen[:, 0] == view.permute(0, 2, 3, 1).numpy()).all()
+    for view in (x, x.to(memory_format=torch.channels_last), x[:, 1:, ::2], x[:1].expand(2, 3, 4, 5), x[0][None]):
+        spy = Spy()
+        plans.run(spy, [view])  # type: ignore[arg-type]
+        (seen,) = spy.inputs
+        assert seen.ctypes.data == view.data_ptr() and seen.shape == view.shape
+        assert seen.strides == tuple(4 * step for step in view.stride())
+        double = _core.Plan()
+        i = double.input(plans.spatial(view.shape))
+        double.finish([double.binary(i, i, "add")])
+        assert torch.equal(plans.run(double, [view])[0], 2 * view)
 
 
 def test_strides_of_results() -> None:
@@ -244,17 +261,26 @@ def test_strides_of_results() -> None:
 
 
 def test_threads_are_torchs() -> None:
-    asked = []
-
-    class Spy:
-        def run(self, inputs: list[np.ndarray], threads: int, channels_first: bool) -> list[np.ndarray]:
-            asked.append(threads)
-            return [inputs[0]]
-
     for threads in (2, 1):
         torch.set_num_threads(threads)
-        operators._run(Spy(), torch.ones(1, 2, 3, 4), True)  # type: ignore[arg-type]
-    assert asked == [2, 1]
+        spy = Spy()
+        plans.run(spy, [torch.ones(1, 2, 3, 4)])  # type: ignore[arg-type]
+        assert spy.threads == threads
+
+
+def test_nothing_saved_is_a_copy() -> None:
+    """What a forward pass keeps for the backward pass: its inputs, weights, positions of maxima, batch statistics."""
+    model = nn.Sequential(
+        ckt.Conv2d(3, 8, 3), ckt.BatchNorm2d(8), ckt.MaxPool2d(2), ckt.AvgPool2d(2), ckt.AdaptiveAvgPool2d(2)
+    )
+    known, saved = {p.data_ptr() for p in model.parameters()}, []
+    for layer in model:
+        layer.register_forward_hook(lambda m, i, y: known.update((i[0].data_ptr(), y.data_ptr())))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        model(torch.randn(2, 3, 18, 18, requires_grad=True)).sum().backward()
+    others = [t for t in saved if t.data_ptr() not in known]
+    assert len(saved) >= 6 and [t.shape for t in others if t.dim() == 1] == [(8,), (8,)]
+    assert [(t.dtype, t.shape) for t in others if t.dim() > 1] == [(torch.int64, (2, 8, 8, 8))]
 
 
 def test_weights_are_followed() -> None:
@@ -264,7 +290,8 @@ def test_weights_are_followed() -> None:
 
     def check() -> None:
         with torch.no_grad():
-            assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias))
+            for _ in range(3):  # packed in passing, then kept, then found
+                assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias))
 
     check()
     with torch.no_grad():
@@ -295,22 +322,88 @@ def test_weights_are_followed() -> None:
     check()
 
 
-def test_filters_are_reordered(rng: np.random.Generator) -> None:
+def test_gradients_follow_weights() -> None:
+    """The gradient of an input, too, is computed with the weights of the moment."""
+    layer = with_integers(ckt.Conv2d(16, 32, 3, bias=False))
+    x = integers(1, 16, 6, 6)
+
+    def check() -> None:
+        got, want = outcome(layer, x), outcome(torchs(layer), x)
+        for _ in range(3):  # packed in passing, then kept, then found
+            assert torch.equal(got["dx"], want["dx"]) and torch.equal(got["dweight"], want["dweight"])
+            layer.zero_grad()
+            got = outcome(layer, x)
+
+    layer.exact = True
+    check()
+    optimizer = torch.optim.SGD(layer.parameters(), 1.0)  # in place, with whole numbers
+    for _ in range(2):
+        layer.zero_grad()
+        layer(x).sum().backward()
+        optimizer.step()
+        layer.zero_grad()
+        check()
+        layer.zero_grad()
+    layer.load_state_dict({"weight": integers(32, 16, 3, 3)})
+    check()
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_weights_in_any_order_of_memory(name: str) -> None:
+    make, shape = CONVOLUTIONS[name]
+    ours = with_integers(make())
+    ours.exact = name in WINOGRAD
+    x = integers(*shape)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths", UserWarning)
+        want = outcome(torchs(ours), x)
+        values, axes = ours.weight.detach().clone(), range(ours.weight.dim())
+        lasts = values.permute(0, *axes[2:], 1).contiguous().permute(0, -1, *axes[1:-1])
+        wide = torch.stack([values, values + 1], -1)
+        for weight in (lasts, wide[..., 0], values.transpose(0, -1).contiguous().transpose(0, -1)):
+            ours.weight = nn.Parameter(weight)
+            assert ours.weight.stride() == weight.stride()
+            for _ in range(2):  # made, then followed
+                got = outcome(ours, x)
+                assert all(torch.equal(got[key], want[key]) for key in want)
+                ours.zero_grad()
+                with torch.no_grad():
+                    ours.weight.mul_(-1).mul_(-1)
+
+
+def test_gradients_lie_as_weights_do() -> None:
+    """Or torch would copy them at each step."""
+    layer = ckt.Conv2d(4, 8, 3)
+    x = torch.randn(1, 4, 8, 8)
+    seen: list[Any] = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        layer.to(memory_format=memory_format)
+        seen.clear()
+        hook = layer.weight.register_hook(lambda grad: seen.append((grad.stride(), grad.data_ptr())))
+        layer.zero_grad()
+        layer(x).sum().backward()
+        assert seen == [(layer.weight.stride(), layer.weight.grad.data_ptr())]
+        hook.remove()
+
+
+def test_copies_between_strides(rng: np.random.Generator) -> None:
     for dtype, shape in itertools.product(("f4", "f8"), [(1, 1, 1), (17, 5, 9), (64, 33, 1), (16, 16, 25)]):
         w = rng.standard_normal(shape).astype(dtype)
-        there, back = np.empty(shape[::-1], dtype), np.empty(shape, dtype)
-        for threads in (1, 2):
-            _core.reorder_filters(w, there, threads=threads)
-            _core.reorder_filters(there, back, True, threads)
-            assert (there == w.transpose(2, 1, 0)).all() and (back == w).all()
-    read_only = np.empty((9, 5, 17), "f4")
-    read_only.flags.writeable = False
+        for axes in itertools.permutations(range(3)):
+            target = np.empty([shape[axis] for axis in axes], dtype)
+            for threads in (1, 2):
+                target[:] = 0
+                _core.copy_strided(w.transpose(axes), target, threads)
+                assert (target == w.transpose(axes)).all()
+        target = np.zeros((*shape, 2), dtype)
+        _core.copy_strided(w[::-1, :, ::-1], target[..., 0])
+        assert (target[..., 0] == w[::-1, :, ::-1]).all() and not target[..., 1].any()
     w = np.zeros((17, 5, 9), "f4")
-    for target in (np.empty((17, 5, 9), "f4"), np.empty((9, 5, 17)), np.empty((9, 5, 34), "f4")[..., ::2], read_only):
-        with pytest.raises(ShapeError, match="wanted contiguous arrays"):
-            _core.reorder_filters(w, target)
-    with pytest.raises(ShapeError, match="overlap"):
-        _core.reorder_filters(w, w.reshape(9, 5, 17))
+    read_only = np.empty((17, 5, 9), "f4")
+    read_only.flags.writeable = False
+    for target in (np.empty((9, 5, 17), "f4"), np.empty((17, 5, 9)), np.empty((17, 5), "f4"), read_only):
+        with pytest.raises(ShapeError, match="wanted arrays of one shape"):
+            _core.copy_strided(w, target)
 
 
 def test_batch_norm_is_followed() -> None:
@@ -350,14 +443,17 @@ def test_packed_weights_go_with_their_tensors() -> None:
     ckt.clear()
     model = nn.Sequential(ckt.Conv2d(8, 16, 3), ckt.BatchNorm2d(16), ckt.Conv2d(16, 16, 1)).eval()
     with torch.no_grad():
+        model(torch.ones(1, 8, 8, 8))
+        assert ckt.packed_bytes() == 0  # kept only for weights that stay
         for size in range(8, 8 + 2 * plans.SHAPES):
-            model(torch.ones(1, 8, size, size))
+            for _ in range(2):
+                model(torch.ones(1, 8, size, size))
         assert ckt.packed_bytes() >= 4 * (8 * 16 * 9 + 16 * 16) and len(plans._made) == 3
         assert all(len(made.plans) <= plans.SHAPES for made in plans._made.values())
         kept = ckt.packed_bytes()
-        with torch.no_grad():
-            model[0].weight.mul_(2)
-        model(torch.ones(1, 8, 9, 9))
+        model[0].weight.mul_(2)
+        for _ in range(2):
+            model(torch.ones(1, 8, 9, 9))
         assert ckt.packed_bytes() == kept  # packed again in the same place
     del model
     gc.collect()
@@ -408,17 +504,19 @@ def operator_examples(make: Callable[..., torch.Tensor]) -> dict[str, tuple[Any,
         "conv (transposed)": (make(2, 4, 3, 4), make(4, 3, 3, 2), make(6), *transposed, False),
         "conv (linear)": (make(3, 4), make(5, 4), make(5), (), (), (), 1, False, (), True, True),
         "conv_input": (make(2, 6, 3, 3), make(6, 2, 3, 2), (2, 4, 5, 4), *plain),
-        "conv_weight": (make(2, 6, 3, 3), make(2, 4, 5, 4), (6, 2, 3, 2), *plain),
-        "conv_weight (transposed)": (make(2, 6, 6, 5), make(2, 4, 3, 4), (4, 3, 3, 2), *transposed),
+        "conv_weight": (make(2, 6, 3, 3), make(2, 4, 5, 4), (6, 2, 3, 2), *plain, True),
+        "conv_weight (transposed)": (make(2, 6, 6, 5), make(2, 4, 3, 4), (4, 3, 3, 2), *transposed, False),
         "batch_norm": (make(2, 4, 3, 2), *channel, mean, var, 1e-5, True),
-        "batch_norm_train": (make(3, 4, 3, 2), *channel, 1e-5, True),
+        "batch_norm_train": (make(3, 4, 3, 2), *channel, 1e-5, "none", 0.0, 0.0, True),
+        "batch_norm_train (relu)": (make(3, 4, 3, 2), *channel, 1e-5, "relu", 0.0, 0.0, False),
+        "batch_norm_add_train": (make(3, 4, 3, 2), *channel, make(3, 4, 3, 2), 1e-5, "clamp", -0.3, 0.8, True),
         "max_pool": (pooled, *window, True),
         "max_pool_with_indices": (pooled, *window, False),
         "max_pool_backward": (make(*y.shape), index, (2, 2, 6, 5), *window),
         "avg_pool": (make(2, 2, 6, 5), *average, True),
         "avg_pool_backward": (make(2, 2, 4, 6), (2, 2, 6, 5), *average),
         "adaptive_avg_pool": (make(2, 2, 6, 5), (4, 2), True),
-        "adaptive_avg_pool_backward": (make(2, 2, 4, 2), (2, 2, 6, 5)),
+        "adaptive_avg_pool_backward": (make(2, 2, 4, 2), (2, 2, 6, 5), (4, 2)),
     }
 
 
@@ -442,13 +540,13 @@ def test_gradients(name: str) -> None:
     """In float64, on the reference kernels, against finite differences; twice where it can be derived twice."""
     function, inputs = first_output(name, operator_examples(doubles)[name])
     assert torch.autograd.gradcheck(function, inputs)
-    if name != "batch_norm_train":
+    if not name.startswith(("batch_norm_train", "batch_norm_add_train")):
         assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
 
 def test_what_has_no_derivative_says_so() -> None:
     x = doubles(3, 4, 3, 2)
-    y, *_ = ops.batch_norm_train(x, None, None, 1e-5, True)
+    y, *_ = ops.batch_norm_train(x, None, None, 1e-5, "none", 0.0, 0.0, True)
     (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(Unsupported, match="batch_norm_backward has no derivative"):
         dx.sum().backward()
@@ -468,12 +566,15 @@ def floats(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, requires_grad=True)
 
 
-@pytest.mark.parametrize("name", [*operator_examples(floats), "batch_norm_backward", "conv_fused"])
+@pytest.mark.parametrize(
+    "name", [*operator_examples(floats), "batch_norm_backward", "activation_backward", "conv_fused"]
+)
 def test_operators_are_sound(name: str) -> None:
     """Schema, fake results (shapes and strides), autograd registration, and tracing, as torch checks them."""
     examples = operator_examples(floats)
     x, channel = torch.randn(2, 4, 3, 2), torch.rand(4)
-    examples["batch_norm_backward"] = (x, 2 * x, channel, channel, channel + 1, 1e-5)
+    examples["batch_norm_backward"] = (x, 2 * x, channel, channel + 1, channel, channel, 1e-5, "relu", 0.0, 0.0)
+    examples["activation_backward"] = (x, 2 * x, "relu6", 0.0, 0.0)
     conv = ckt.Conv2d(4, 6, (2, 1)).requires_grad_(False)
     norm = [torch.rand(6) for _ in range(4)]
     residual = torch.randn(2, 6, 2, 2)
@@ -512,6 +613,18 @@ def test_only_gradients_that_are_wanted() -> None:
 # What torch computes itself
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", [*LAYERS, "norm"])
+def test_half_is_torchs(name: str, dtype: torch.dtype) -> None:
+    make, shape = LAYERS.get(name, (lambda: ckt.BatchNorm2d(3), (2, 3, 6, 6)))
+    layer, x = with_integers(make()).to(dtype), integers(*shape).to(dtype)
+    with warnings.catch_warnings(), Recorded() as recorded, torch.no_grad():
+        warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths", UserWarning)
+        got, want = layer(x), torchs(layer)(x)
+    got, want = (y[0] if isinstance(y, tuple) else y for y in (got, want))
+    assert not recorded.names and got.dtype == want.dtype == dtype and torch.equal(got, want)
+
+
 def fallbacks(name: str) -> tuple[nn.Module, torch.Tensor]:
     layer, x = ckt.Conv2d(3, 4, 3), torch.randn(2, 3, 8, 8)
     if name in ("bfloat16", "float16"):
@@ -541,13 +654,18 @@ def test_other_tensors_go_to_torch(name: str) -> None:
         ckt.Conv2d(3, 4, 3)(torch.randn(1, 3, 8, 8, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("layer", [ckt.Conv2d(3, 4, 3), ckt.Linear(8, 4)], ids=["conv", "linear"])
-def test_autocast(layer: nn.Module) -> None:
-    x = torch.randn(2, 3, 8, 8)
-    with torch.autocast("cpu", dtype=torch.bfloat16), Recorded() as recorded:
-        y = layer(x)
-        assert y.dtype == torch.bfloat16 and torch.equal(y, torchs(layer)(x))
-    assert not recorded.names
+@pytest.mark.parametrize("name", [*LAYERS, "norm"])
+def test_autocast(name: str) -> None:
+    """What autocast changes is torch's; the rest has torch's types."""
+    make, shape = LAYERS.get(name, (lambda: ckt.BatchNorm2d(3).eval(), (2, 3, 6, 6)))
+    layer, x = with_integers(make()), integers(*shape)
+    with warnings.catch_warnings(), torch.autocast("cpu", dtype=torch.bfloat16), Recorded() as recorded:
+        warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths", UserWarning)
+        got, want = layer(x), torchs(layer)(x)
+    got, want = (y[0].detach() if isinstance(y, tuple) else y.detach() for y in (got, want))
+    assert got.dtype == want.dtype == (torch.bfloat16 if name in CONVOLUTIONS else torch.float32)
+    assert_within(got.float(), want.float(), 100 * U * float(want.abs().max()))
+    assert bool(recorded.names) == (name not in CONVOLUTIONS)
 
 
 def test_transforms_go_to_torch() -> None:
@@ -632,6 +750,9 @@ def test_replace_and_restore() -> None:
     assert not torch.equal(trained, before["conv.weight"])
     assert ckt.restore_layers(model) is model and [type(m) for m in model.modules()] == names
     assert torch.equal(model.conv.weight, trained) and "exact" not in vars(model.conv)
+    plain = Small().eval()  # that never was anything else
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model.eval()(x), plain(x))
 
 
 def test_only_exact_classes_are_replaced() -> None:
@@ -774,18 +895,81 @@ def test_fused_model_is_the_model() -> None:
         model.layer1[0].conv3.weight.data.mul_(-1)
         want = model(x)
         assert_within(fused(x), want, 1000 * U * float(want.abs().max()))
-        model.layer1[0].bn1.register_forward_hook(lambda m, i, o: o + 1)  # and hooks are seen
-        want = model(x)
-        assert_within(fused(x), want, 1000 * U * float(want.abs().max()))
+        for module in (model.layer1[0].bn1, model.layer1):  # and hooks are seen
+            hook = module.register_forward_hook(lambda m, i, o: o + 1)
+            want = model(x)
+            assert_within(fused(x), want, 1000 * U * float(want.abs().max()))
+            hook.remove()
         for other in (copy.deepcopy(fused), pickle.loads(pickle.dumps(ckt.replace_layers(resnet(), fuse=True)))):
             assert other.report() == fused.report() and other(x).shape == (2, 10)
         assert torch.equal(copy.deepcopy(fused)(x), fused(x))
         assert fused(x.double().float().half().float()[:0]).shape == (0, 10)
 
-    fused(x).sum().backward()  # with gradients it is the model itself
+    fused(x).sum().backward()
     assert model.conv1.weight.grad is not None and list(fused.original.state_dict()) == list(model.state_dict())
     assert fused.train().original.training
     assert ckt.restore_layers(fused) is model and type(model.conv1) is nn.Conv2d
+
+
+def trained(model: nn.Module, x: torch.Tensor, steps: int = 4) -> dict[str, torch.Tensor]:
+    """Losses of some steps, and what they leave behind."""
+    labels = torch.arange(len(x)) % 10
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.05, momentum=0.9)
+    losses = []
+    for _ in range(steps):
+        loss = F.cross_entropy(model(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return {"losses": torch.stack(losses), **{n: v.clone() for n, v in model.named_buffers() if "num" not in n}}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_fused_model_trains(frozen: bool) -> None:
+    """Batch norm, residual and ReLU in one step, each way; with frozen norms step by step."""
+    model = resnet().train()
+    if frozen:
+        for name, module in model.named_modules():
+            if name.startswith(("bn1", "layer1")) and isinstance(module, nn.BatchNorm2d):
+                module.eval().requires_grad_(False)
+    x, before = torch.randn(4, 3, 64, 64), copy.deepcopy(model.state_dict())
+    want = trained(copy.deepcopy(model), x)
+    fused = ckt.replace_layers(model, fuse=True)
+    with Recorded() as recorded:
+        fused(x).sum().backward()
+    fused.zero_grad()
+    count = recorded.names.count
+    norms = [name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    added = [name for name in norms if name.endswith("bn3")]
+    assert count("batch_norm_add_train") == count("activation_backward") == len(added) > 1
+    assert count("batch_norm_train") == len(norms) - len(added) and count("batch_norm_backward") == len(norms)
+    assert count("batch_norm") == 20 - len(norms) == (5 if frozen else 0)
+    model.load_state_dict(before)
+    got = trained(fused, x)
+    for name, value in want.items():
+        ours = got[name if name == "losses" else f"original.{name}"]
+        assert_within(ours, value, 1e-4 * float(value.abs().max()), name)
+    assert float(want["losses"].max() - want["losses"].min()) > 0.01
+
+
+def test_fused_programs_follow_modes() -> None:
+    """What a module does in training is traced in training."""
+
+    class Drops(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.dropout(super().forward(x), 0.5, self.training)
+
+    model = Drops(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    fused = ckt.replace_layers(model, fuse=True)
+    x = torch.randn(2, 3, 9, 9)
+    for training in (True, False, True):
+        y = fused.train(training)(x)
+        assert training == (float((y == 0).float().mean()) > 0.6)
+        torch.manual_seed(1)
+        want = model(x)
+        torch.manual_seed(1)
+        assert_within(fused(x).detach(), want.detach(), 100 * U)
 
 
 def test_what_is_not_fused() -> None:
@@ -892,12 +1076,12 @@ from torch.nn import functional as F
 import convkern.torch as ckt
 from convkern import _core
 
-def losses(rank, replaced):
+def losses(rank, kind):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
     model = nn.Sequential(model, nn.Flatten(), nn.Linear(72, 4))
-    if replaced:
-        ckt.replace_layers(model)
+    if kind != "torch":
+        model = ckt.replace_layers(model, fuse=kind == "fused")
     model = nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     torch.manual_seed(1 + rank)
@@ -912,8 +1096,10 @@ def losses(rank, replaced):
 def work(rank, store):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
-    ours, theirs = losses(rank, True), losses(rank, False)
-    assert max(abs(a - b) for a, b in zip(ours, theirs)) < 1e-5, (ours, theirs)
+    theirs = losses(rank, "torch")
+    for kind in ("replaced", "fused"):
+        ours = losses(rank, kind)
+        assert max(abs(a - b) for a, b in zip(ours, theirs)) < 1e-5, (kind, ours, theirs)
     assert max(theirs) - min(theirs) > 0.01
     dist.barrier()
     dist.destroy_process_group()
@@ -985,6 +1171,10 @@ def test_bench_torch(capsys: pytest.CaptureFixture[str], tmp_path: Any, monkeypa
     file = tmp_path / "run.json"
     quick = ["--batch", "1", "2", "--input", "32", "--seconds", "0.01", "--rounds", "2", "--threads", "1"]
     before = torch.get_num_threads()
+    assert main(["bench", "torch", "resnet18", *quick, "--batch", "2", "--training", "--json", str(file)]) == 0
+    assert all(row["error"] < 1e-3 and row["ratio"] > 0 for row in json.loads(file.read_text())["rows"])
+    assert main(["bench", "torch", "resnet18", *quick, "--batch", "2", "--training"]) == 0
+    assert "training steps" in capsys.readouterr().out
     assert main(["bench", "torch", *quick, "--json", str(file)]) == 0
     table = capsys.readouterr().out
     assert "replace_layers" in table and "fuse=True" in table and "PyTorch" in table
@@ -998,6 +1188,12 @@ def test_bench_torch(capsys: pytest.CaptureFixture[str], tmp_path: Any, monkeypa
 def test_resnet50_is_torchvisions() -> None:
     """Names and sizes of the published weights."""
     with torch.device("meta"):
+        state = ResNet(**torch_resnet.MODELS["resnet18"]).state_dict()
+        assert sum(v.numel() for k, v in state.items() if "num_batches" not in k and "running" not in k) == 11_689_512
+        assert (
+            state["layer2.0.downsample.0.weight"].shape == (128, 64, 1, 1)
+            and "layer1.0.downsample.0.weight" not in state
+        )
         state = ResNet().state_dict()
     assert sum(v.numel() for k, v in state.items() if "num_batches" not in k and "running" not in k) == 25_557_032
     assert len(state) == 320 and state["layer3.5.conv2.weight"].shape == (256, 256, 3, 3)

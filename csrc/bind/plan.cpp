@@ -8,9 +8,9 @@
 #include <limits>
 
 #include "bind/bind.h"
-#include "bind/outputs.h"
 #include "core/activation.h"
 #include "core/parallel.h"
+#include "core/recycled.h"
 
 namespace py = pybind11;
 
@@ -71,7 +71,19 @@ std::shared_ptr<Parameter> make_parameter(const py::array& a, const py::object& 
   return std::make_shared<Parameter>(shape, bytes, a.data(), std::move(owner), std::move(s), trainable);
 }
 
-External external(const Plan& plan, const py::object& o, int64_t& n, size_t i) {
+std::shared_ptr<Parameter> strided_parameter(uintptr_t pointer, std::array<int64_t, 5> shape, std::array<int64_t, 4> strides,
+                                             const std::string& dtype, bool trainable) {
+  if (dtype != "float32" && dtype != "float64") dtype_error("a weight must be float32 or float64, got " + dtype);
+  return std::make_shared<Parameter>(shape, dtype == "float32" ? 4 : 8, reinterpret_cast<const void*>(pointer), nullptr,
+                                     Buffer(),  // NOLINT
+                                     trainable, Layout{strides[0], strides[1], strides[2], strides[3]});
+}
+
+// How a caller's arrays are shaped: as plans see them, (N, D, H, W, C) and totals of four dimensions, or as torch has them, (N, C, ...) of that many
+// dimensions and totals as vectors.
+constexpr int kPlanShaped = 0;
+
+External external(const Plan& plan, const py::object& o, int64_t& n, size_t i, int torch_axes) {
   const std::string what = "input " + std::to_string(i);
   const int id = plan.inputs()[i], bytes = plan.is_index(id) ? 8 : plan.element_bytes();
   const Dims& dims = plan.dims(id);
@@ -83,14 +95,22 @@ External external(const Plan& plan, const py::object& o, int64_t& n, size_t i) {
     dtype_error(what + " is " + py::str(a.dtype()).cast<std::string>() + ", wanted " + (bytes == 4 ? "float32" : "float64"));
   }
   if (plan.is_total(id)) {
-    bool fits = a.ndim() == 4;
-    for (int d = 0; fits && d < 4; ++d) fits = a.shape(d) == dims[d];
+    const int rank = torch_axes == kPlanShaped ? 4 : 1;
+    bool fits = a.ndim() == rank && (rank == 4 || dims[0] * dims[1] * dims[2] == 1);
+    for (int d = 4 - rank; fits && d < 4; ++d) fits = a.shape(d - (4 - rank)) == dims[d];
     if (!fits) shape_error(what + " has the shape " + py::str(a.attr("shape")).cast<std::string>() + ", wanted " + text(dims));
     if (!(a.flags() & py::array::c_style)) unsupported(what + ", one for the batch, must be C-contiguous");
     return {const_cast<void*>(a.data()), 0, dims[1] * dims[2] * dims[3], dims[2] * dims[3], dims[3], 1};
   }
-  bool fits = a.ndim() == 5;
-  for (int d = 0; fits && d < 4; ++d) fits = a.shape(d + 1) == dims[d];
+  // The array's axis of each of n d h w c; -1: there is none.
+  int axis[5] = {0, 1, 2, 3, 4};
+  if (torch_axes != kPlanShaped) {
+    for (int d = 1; d < 4; ++d) axis[d] = d - 4 + torch_axes > 1 ? d - 4 + torch_axes : -1;
+    axis[4] = 1;
+  }
+  const auto size = [&](int d) { return axis[d] < 0 ? py::ssize_t{1} : a.shape(axis[d]); };
+  bool fits = a.ndim() == (torch_axes == kPlanShaped ? 5 : torch_axes);
+  for (int d = 0; fits && d < 4; ++d) fits = size(d + 1) == dims[d];
   if (!fits) shape_error(what + " has the shape " + py::str(a.attr("shape")).cast<std::string>() + ", wanted (N,) + " + text(dims));
   if (n < 0) n = a.shape(0);
   if (a.shape(0) != n) shape_error(what + " has " + std::to_string(a.shape(0)) + " images, the inputs before have " + std::to_string(n));
@@ -98,9 +118,9 @@ External external(const Plan& plan, const py::object& o, int64_t& n, size_t i) {
   const int64_t dense[5] = {dims[0] * dims[1] * dims[2] * dims[3], dims[1] * dims[2] * dims[3], dims[2] * dims[3], dims[3], 1};
   for (int d = 0; d < 5; ++d) {
     // A dimension of one element is never stepped over: its stride may be anything.
-    if (a.shape(d) <= 1) stride[d] = dense[d];
-    else if (a.strides(d) % bytes) unsupported(what + " has strides that are not a multiple of its elements");
-    else stride[d] = a.strides(d) / bytes;
+    if (size(d) <= 1) stride[d] = dense[d];
+    else if (a.strides(axis[d]) % bytes) unsupported(what + " has strides that are not a multiple of its elements");
+    else stride[d] = a.strides(axis[d]) / bytes;
   }
   return {const_cast<void*>(a.data()), stride[0], stride[1], stride[2], stride[3], stride[4]};
 }
@@ -110,41 +130,53 @@ struct Inputs {
   std::vector<External> externals;
 };
 
-Inputs read_inputs(const Plan& plan, const std::vector<py::object>& arrays) {
+Inputs read_inputs(const Plan& plan, const std::vector<py::object>& arrays, int torch_axes = kPlanShaped) {
   if (arrays.size() != plan.inputs().size())
     shape_error("got " + std::to_string(arrays.size()) + " inputs, wanted " + std::to_string(plan.inputs().size()));
   Inputs in;
-  for (size_t i = 0; i < arrays.size(); ++i) in.externals.push_back(external(plan, arrays[i], in.n, i));
+  for (size_t i = 0; i < arrays.size(); ++i) in.externals.push_back(external(plan, arrays[i], in.n, i, torch_axes));
   if (in.n < 0) shape_error("a plan needs an input that says how many images there are");
   return in;
 }
 
 // A new array; a large one lives in recycled memory, which it gives back when it dies.
-py::array new_array(const py::dtype& type, const std::vector<py::ssize_t>& shape) {
+py::array new_array(const py::dtype& type, const std::vector<py::ssize_t>& shape, const std::vector<py::ssize_t>& strides) {
   int64_t bytes = type.itemsize();
   for (py::ssize_t n : shape) bytes *= n;
-  if (bytes < Outputs::kRecycleFrom) return py::array(type, shape);
-  auto owned = std::make_unique<Buffer>(Outputs::instance().take(bytes));
+  if (bytes < Recycled::kRecycleFrom) return py::array(type, shape, strides);
+  auto owned = std::make_unique<Buffer>(Recycled::instance().take(bytes));
   void* data = owned->data();
   const py::capsule keeper(owned.get(), [](void* p) {
     const std::unique_ptr<Buffer> b(static_cast<Buffer*>(p));
-    Outputs::instance().give_back(std::move(*b));
+    Recycled::instance().give_back(std::move(*b));
   });
   owned.release();
-  return py::array(type, shape, data, keeper);
+  return py::array(type, shape, strides, data, keeper);
 }
 
-std::vector<py::array> make_outputs(const Plan& plan, int64_t n, bool channels_first, std::vector<void*>& pointers) {
+std::vector<py::array> make_outputs(const Plan& plan, int64_t n, bool channels_first, int torch_axes, std::vector<void*>& pointers) {
   std::vector<py::array> arrays;
   for (int t : plan.outputs()) {
     const Dims& d = plan.dims(t);
-    const std::vector<py::ssize_t> shape = plan.is_total(t) ? std::vector<py::ssize_t>{d[0], d[1], d[2], d[3]}
-                                           : channels_first ? std::vector<py::ssize_t>{n, d[3], d[0], d[1], d[2]}
-                                                            : std::vector<py::ssize_t>{n, d[0], d[1], d[2], d[3]};
     const py::dtype type = plan.is_index(t)            ? py::dtype::of<int64_t>()
                            : plan.element_bytes() == 4 ? py::dtype::of<float>()
                                                        : py::dtype::of<double>();
-    arrays.push_back(new_array(type, shape));
+    // In the order of memory; then, for torch, the axes (N, C, ...) of it, without the dimensions before the last ones.
+    std::vector<py::ssize_t> shape, strides;
+    if (plan.is_total(t)) shape = {d[0], d[1], d[2], d[3]};
+    else if (channels_first) shape = {n, d[3], d[0], d[1], d[2]};
+    else shape = {n, d[0], d[1], d[2], d[3]};
+    strides.assign(shape.size(), type.itemsize());
+    for (size_t i = shape.size() - 1; i-- > 0;) strides[i] = strides[i + 1] * std::max<py::ssize_t>(shape[i + 1], 1);
+    if (torch_axes != kPlanShaped && plan.is_total(t)) {
+      if (d[0] * d[1] * d[2] == 1) shape = {shape[3]}, strides = {strides[3]};
+    } else if (torch_axes != kPlanShaped) {
+      const int c = channels_first ? 1 : 4, first = (channels_first ? 7 : 6) - torch_axes, last = channels_first ? 5 : 4;
+      std::vector<py::ssize_t> s = {shape[0], shape[c]}, st = {strides[0], strides[c]};
+      for (int i = first; i < last; ++i) s.push_back(shape[i]), st.push_back(strides[i]);
+      shape = s, strides = st;
+    }
+    arrays.push_back(new_array(type, shape, strides));
     pointers.push_back(arrays.back().mutable_data());
   }
   return arrays;
@@ -291,6 +323,8 @@ void register_plan(py::module_& m) {
             return parameter;
           },
           "pointer"_a, "shape"_a, "strides"_a, "element"_a, "owner"_a, "A weight that lies on a device already, for recorded plans.")
+      .def_static("strided", &strided_parameter, "pointer"_a, "shape"_a, "strides"_a, "dtype"_a, "trainable"_a = false,
+                  "A weight in the caller's memory, in another order: steps from tap, channel, filter, group to the next.")
       .def_property_readonly("shape", [](const Parameter& p) { return py::tuple(py::cast(p.shape)); })
       .def("touch", &Parameter::touch, "The values were changed in place: the next run packs them again.")
       .def_property_readonly("packed_bytes", &Parameter::packed_bytes);
@@ -563,25 +597,28 @@ void register_plan(py::module_& m) {
       .def("finish", &Plan::finish, "outputs"_a)
       .def(
           "run",
-          [](Plan& plan, const std::vector<py::object>& arrays, int threads, bool channels_first) {
+          [](Plan& plan, const std::vector<py::object>& arrays, int threads, bool channels_first, int torch_axes) {
             threads = threads_or_default(threads);
-            const Inputs in = read_inputs(plan, arrays);
+            if (torch_axes != kPlanShaped && (torch_axes < 2 || torch_axes > 5))
+              shape_error("torch_axes is 0 or from 2 to 5, got " + std::to_string(torch_axes));
+            const Inputs in = read_inputs(plan, arrays, torch_axes);
             std::vector<void*> pointers;
-            std::vector<py::array> out = make_outputs(plan, in.n, channels_first, pointers);
+            std::vector<py::array> out = make_outputs(plan, in.n, channels_first, torch_axes, pointers);
             {
               const py::gil_scoped_release release;
               plan.run(in.n, in.externals, pointers, channels_first, threads);
             }
             return out;
           },
-          "inputs"_a, "threads"_a = 0, "channels_first"_a = false)
+          "inputs"_a, "threads"_a = 0, "channels_first"_a = false, "torch_axes"_a = kPlanShaped,
+          "torch_axes: inputs and results are (N, C, ...) of so many dimensions, and totals vectors.")
       .def(
           "profile",
           [](Plan& plan, const std::vector<py::object>& arrays, int threads, int repeat) {
             threads = threads_or_default(threads);
             const Inputs in = read_inputs(plan, arrays);
             std::vector<void*> pointers;
-            const std::vector<py::array> out = make_outputs(plan, in.n, false, pointers);
+            const std::vector<py::array> out = make_outputs(plan, in.n, false, kPlanShaped, pointers);
             std::vector<double> best, seconds;
             const py::gil_scoped_release release;
             for (int i = 0; i < repeat; ++i) {

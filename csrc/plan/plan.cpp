@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/parallel.h"
+#include "core/recycled.h"
 #include "dispatch/tuning.h"
 
 namespace ck {
@@ -216,20 +217,16 @@ ConvProblem Plan::conv_problem(const Dims& in, const std::array<int64_t, 5>& w, 
 // The step that was added last reads this weight. A training plan packs it when it runs.
 void Plan::use_weight(Step& step, const std::shared_ptr<Parameter>& weight, Form form) {
   const auto& call = std::get<Call<ConvKernel, ConvProblem>>(step.call);
-  step.parameter = weight;
+  step.parameter = weight, step.form = form;
   if (!call.kernel->pack) return;  // read as it is
   if (training_ && weight->trainable) {
     if (weight->scaled()) unsupported("a weight with a folded scale is not trainable");
-    step.form = form;
     infos_.back().packed = call.kernel->packed_bytes(call.problem);
     packing_bytes_ = std::max(packing_bytes_, infos_.back().packed);
     return;
   }
   step.packed = weight->packed(*call.kernel, call.problem, form);
-  if (!training_) {
-    Buffer swap;
-    weight->refresh(*step.packed, swap, num_threads());
-  }
+  if (!training_) weight->refresh(*step.packed, num_threads());
   step.weights = std::shared_ptr<const Buffer>(step.packed, &step.packed->memory);
   infos_.back().packed = step.weights->bytes();
   if (!training_) step.parameter = nullptr, step.packed = nullptr;  // the plan lives on what is packed, the caller's array may go
@@ -245,7 +242,7 @@ int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int
   const Dims in = tensor(x).dims;
   if (weight->element_bytes != element_bytes_) dtype_error("the weight's type is not the plan's");
   ConvProblem p = conv_problem(in, weight->shape, o);
-  p.residual = residual >= 0;
+  p.residual = residual >= 0, p.swapped = weight->filters_first();
   const Dims shape = {p.z, p.p, p.q, p.k};
   if (residual >= 0 && tensor(residual).dims != shape)
     shape_error("the residual " + text(tensor(residual).dims) + " is not of the result's shape " + text(shape));
@@ -453,7 +450,7 @@ void Plan::execute(const Step& step, const std::vector<Place>& places, int64_t i
     return (*training)->run(views, images, threads, scratch.data(), memory.shared.data());
   }
   if (is_total(step.y)) images = 1;
-  if (step.packed) step.parameter->refresh(*step.packed, memory.swap, threads);
+  if (step.packed) step.parameter->refresh(*step.packed, threads);
   const auto vector = [&](int live, const std::shared_ptr<const Buffer>& copy) {
     return live >= 0 ? view(tensors_[live], places).data : data_or_null(copy);
   };
@@ -463,9 +460,15 @@ void Plan::execute(const Step& step, const std::vector<Place>& places, int64_t i
   switch (step.call.index()) {
     case 0: {
       const auto& c = *std::get_if<0>(&step.call);
-      const void* weights = step.weights ? step.weights->data() : step.parameter->data();
-      if (!step.weights && c.kernel->pack) {
-        step.parameter->pack(*c.kernel, c.problem, step.form, memory.packing.data(), memory.swap, threads);
+      const void* weights = nullptr;
+      if (step.weights) {
+        weights = step.weights->data();
+      } else if (!c.kernel->pack) {
+        // Rows that read [c][k], or of `swapped` weights [k][c].
+        const bool forward = (step.form == Form::kForward) != (c.problem.swapped != 0);
+        weights = step.parameter->in_order(forward ? Form::kForward : Form::kSwapped, c.problem.groups, memory.room, threads);
+      } else {
+        step.parameter->pack(*c.kernel, c.problem, step.form, memory.packing.data(), memory.room, threads);
         weights = memory.packing.data();
       }
       launch(*c.kernel, c.problem, ConvArgs{x, y, x2, weights, vector(step.live_shift, step.shift)}, images, threads, scratch);
@@ -556,15 +559,18 @@ std::unique_ptr<Plan::Lease> Plan::lease(int64_t images, int threads) {
                 scratch = (scratch_bytes_ + 63) / 64 * 64 * threads;
   if (l->arena.bytes() < arena) l->arena = Buffer(), l->arena = Buffer(arena);
   if (l->scratch.bytes() < scratch) l->scratch = Buffer(), l->scratch = Buffer(scratch);
-  if (l->packing.bytes() < packing_bytes_) l->packing = Buffer(packing_bytes_);
+  if (l->packing.bytes() < packing_bytes_) l->packing = Recycled::instance().take(packing_bytes_);
   int64_t shared = 0;
   for (const Step& step : steps_)
     if (const auto* training = std::get_if<7>(&step.call)) shared = std::max(shared, (*training)->shared_bytes(images));
-  if (l->shared.bytes() < shared) l->shared = Buffer(), l->shared = Buffer(shared);
+  if (l->shared.bytes() < shared) l->shared = Recycled::instance().take(shared);
   return l;
 }
 
 void Plan::give_back(std::unique_ptr<Lease> l) {
+  // What lives within a step serves all plans: layers that are a plan each, as PyTorch's, would add up.
+  for (Buffer* b : {&l->packing, &l->room, &l->shared})
+    if (b->bytes()) Recycled::instance().give_back(std::move(*b));
   const std::lock_guard<std::mutex> lock(mutex_);
   leases_.push_back(std::move(l));
 }

@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <variant>
@@ -43,20 +44,37 @@ struct Packed {
   std::atomic<int64_t> version{-1};
 };
 
+// Where a weight lies that is not T R S C/G K in memory, as a framework's: the elements from one tap to the next (T R S in one), from one channel and
+// from one filter of a group to the next, and from group to group.
+struct Layout {
+  int64_t tap, channel, filter, group;
+};
+
 // A weight tensor T R S C/G K as the model holds it (memory kept alive by `owner`), times scale[k], and what kernels made of it.
 class Parameter {
  public:
   Parameter(std::array<int64_t, 5> shape, int element_bytes, const void* data, std::shared_ptr<void> owner, Buffer scale,
-            bool trainable = false)
-      : shape(shape), element_bytes(element_bytes), trainable(trainable), data_(data), owner_(std::move(owner)), scale_(std::move(scale)) {}
+            bool trainable = false, std::optional<Layout> layout = std::nullopt)
+      : shape(shape),
+        element_bytes(element_bytes),
+        trainable(trainable),
+        data_(data),
+        owner_(std::move(owner)),
+        scale_(std::move(scale)),
+        layout_(layout) {}
   std::shared_ptr<Packed> packed(const ConvKernel& kernel, const ConvProblem& problem, Form form = Form::kForward);
-  // Packs again what touch() made stale; `swap` is memory for weights with C and K exchanged, which grows as needed.
-  void refresh(Packed& packed, Buffer& swap, int threads);
-  void pack(const ConvKernel& kernel, const ConvProblem& problem, Form form, void* to, Buffer& swap, int threads) const;
+  // Packs again what touch() made stale.
+  void refresh(Packed& packed, int threads);
+  // `room` is memory for weights in another order, which grows as needed.
+  void pack(const ConvKernel& kernel, const ConvProblem& problem, Form form, void* to, Buffer& room, int threads) const;
+  // The values as `form` wants them: where they lie, if that is their order, else copied to `room`.
+  const void* in_order(Form form, int64_t groups, Buffer& room, int threads) const;
   void touch() { ++version_; }  // the owner changed the values
   int64_t version() const { return version_; }
   const void* data() const { return data_; }
   bool scaled() const { return scale_.bytes() > 0; }
+  bool laid_out() const { return layout_.has_value(); }
+  bool filters_first() const { return layout_ && layout_->filter > layout_->channel; }
   int64_t packed_bytes();
   const void* scale() const { return scale_.bytes() ? scale_.data() : nullptr; }
 
@@ -78,6 +96,7 @@ class Parameter {
   const void* data_;
   std::shared_ptr<void> owner_;
   Buffer scale_;
+  const std::optional<Layout> layout_;  // or T R S C/G K without gaps
   std::atomic<int64_t> version_{0};
   std::mutex mutex_;
   std::map<std::tuple<const void*, int64_t, int64_t, Form>, std::shared_ptr<Packed>> packed_;
@@ -200,7 +219,7 @@ class Plan {
   };
   struct Lease {
     Buffer arena, scratch, shared;
-    Buffer packing, swap;  // of trainable weights: packed for the step that runs
+    Buffer packing, room;  // for weights packed for the step that runs, and weights in another order
     std::vector<Buffer> staging;
   };
   template <class K, class P>
@@ -225,7 +244,7 @@ class Plan {
     int live_scale = -1, live_shift = -1;    // totals in their place
     std::shared_ptr<Parameter> parameter{};  // whose packed form `weights` is; of a recorded convolution
     std::shared_ptr<Packed> packed{};
-    Form form = Form::kForward;  // of a trainable weight, which is packed when the step runs
+    Form form = Form::kForward;  // of a weight that is packed or read when the step runs
     std::string forced{};        // recorded: the row the caller asked for
   };
   // Row-local steps run strip by strip: rows of each intermediate result live in a thread's buffer, never in the arena (strips.cpp).

@@ -7,85 +7,54 @@
 
 #include "core/activation.h"
 #include "core/parallel.h"
+#include "core/recycled.h"
 #include "plan/plan.h"
+#include "plan/reorder.h"
 
 namespace ck {
 namespace {
-
-// The next function's work where groups are too small for a call each.
-template <class T>
-void swap_tap(int64_t c, int64_t k, int64_t groups, const T* from, T* to) {
-  if (c == 1 && k == 1) return static_cast<void>(std::copy(from, from + groups, to));
-  for (int64_t j = 0; j < k; ++j)
-    for (int64_t g = 0; g < groups; ++g)
-      for (int64_t i = 0; i < c; ++i) to[(j * groups + g) * c + i] = from[(i * groups + g) * k + j];
-}
-void swap_small_groups(int64_t taps, int64_t c, int64_t k, int64_t groups, bool flip, int element_bytes, const void* from, void* to,
-                       int threads) {
-  const int64_t size = c * k * groups;
-  if (size * taps < 65536) threads = 1;
-  parallel_ranges(taps, threads, [&](int, int64_t first, int64_t last) {
-    for (int64_t tap = first; tap < last; ++tap) {
-      const int64_t x = tap * size, y = (flip ? taps - 1 - tap : tap) * size;
-      if (element_bytes == 8) swap_tap(c, k, groups, static_cast<const double*>(from) + x, static_cast<double*>(to) + y);
-      else swap_tap(c, k, groups, static_cast<const float*>(from) + x, static_cast<float*>(to) + y);
-    }
-  });
-}
-
-// w[t,r,s,c,g*K/G+k] -> [t,r,s,k,g*C/G+c], the taps in reverse order if `flip`: the weights of the convolution that leads dy back to dx.
-// A transposition of the last two dimensions for each tap and group, which the kernels for copies do.
-void swap_channels(const std::array<int64_t, 5>& w, int64_t groups, bool flip, int element_bytes, const void* from, void* to, int threads) {
-  const int64_t taps = w[0] * w[1] * w[2], c = w[3], k = w[4] / groups;
-  if (c * k < 256) return swap_small_groups(taps, c, k, groups, flip, element_bytes, from, to, threads);
-  MoveProblem p{};
-  p.in[0] = p.in[1] = p.out[0] = p.out[1] = 1, p.in[2] = p.out[3] = c, p.in[3] = p.out[2] = k;
-  p.perm[0] = 0, p.perm[1] = 1, p.perm[2] = 3, p.perm[3] = 2;
-  const MoveKernel& kernel = *select(element_bytes == 8 ? reference64().Move : table().Move, p).kernel;
-  const int64_t tasks = kernel.tasks(p, 1);
-  parallel_ranges(taps * groups * tasks, threads, [&](int, int64_t first, int64_t last) {
-    while (first < last) {
-      const int64_t tap = first / (groups * tasks), g = first / tasks % groups, task = first % tasks,
-                    end = std::min(tasks, task + last - first);
-      const char* x = static_cast<const char*>(from) + (tap * c * w[4] + g * k) * element_bytes;
-      char* y = static_cast<char*>(to) + ((flip ? taps - 1 - tap : tap) * k * groups * c + g * c) * element_bytes;
-      const View vx{const_cast<char*>(x), 0, 0, 0, w[4]}, vy{y, 0, 0, 0, groups * c};
-      kernel.run(p, MoveArgs{vx, vy, 1, 1}, 1, task, end, nullptr);
-      first += end - task;
-    }
-  });
-}
 
 std::string cost_text(double us) { return "cheapest by the cost model: " + std::to_string(us).substr(0, 8) + " us an image and core"; }
 
 }  // namespace
 
-void Parameter::pack(const ConvKernel& kernel, const ConvProblem& problem, Form form, void* to, Buffer& swap, int threads) const {
-  const void* weights = data_;
+const void* Parameter::in_order(Form form, int64_t groups, Buffer& room, int threads) const {
+  const int64_t taps = shape[0] * shape[1] * shape[2], c = shape[3], k = shape[4] / groups;
+  const Layout at = layout_ ? *layout_ : Layout{c * shape[4], shape[4], 1, k};
+  const bool forward = form == Form::kForward, flip = form == Form::kSwappedFlipped && taps > 1;
+  const int64_t rows = forward ? c : k, columns = forward ? k : c, row = groups * columns;
+  const std::array<Axis4, 4> axes = {Axis4{taps, flip ? -at.tap : at.tap, rows * row}, Axis4{rows, forward ? at.channel : at.filter, row},
+                                     Axis4{groups, at.group, columns}, Axis4{columns, forward ? at.filter : at.channel, 1}};
+  if (std::all_of(axes.begin(), axes.end(), [](const Axis4& axis) { return axis.size == 1 || axis.from == axis.to; })) return data_;
+  const int64_t bytes = taps * rows * row * element_bytes;
+  if (room.bytes() < bytes) room = Buffer(), room = Recycled::instance().take(bytes);
+  const char* first = static_cast<const char*>(data_) + (flip ? (taps - 1) * at.tap * element_bytes : 0);
+  reorder(axes, first, room.data(), element_bytes, threads);
+  return room.data();
+}
+
+void Parameter::pack(const ConvKernel& kernel, const ConvProblem& problem, Form form, void* to, Buffer& room, int threads) const {
   if (shape[0] * shape[1] * shape[2] * shape[3] * shape[4] < 65536) threads = 1;  // not worth waking the others
-  if (form != Form::kForward && kernel.pack_swapped) {
+  if (form != Form::kForward && kernel.pack_swapped && !layout_) {
     parallel_ranges(kernel.pack_tasks(problem), threads, [&](int, int64_t first, int64_t last) {
       kernel.pack_swapped(problem, data_, form == Form::kSwappedFlipped, to, first, last);
     });
     return;
   }
-  if (form != Form::kForward) {
-    const int64_t bytes = shape[0] * shape[1] * shape[2] * shape[3] * shape[4] * element_bytes;
-    if (swap.bytes() < bytes) swap = Buffer(), swap = Buffer(bytes);
-    swap_channels(shape, problem.groups, form == Form::kSwappedFlipped, element_bytes, data_, swap.data(), threads);
-    weights = swap.data();
-  }
+  const void* const weights = in_order(form, problem.groups, room, threads);
   const void* scale = scale_.bytes() ? scale_.data() : nullptr;
   parallel_ranges(kernel.pack_tasks(problem), threads,
                   [&](int, int64_t first, int64_t last) { kernel.pack(problem, weights, scale, to, first, last); });
 }
 
-void Parameter::refresh(Packed& packed, Buffer& swap, int threads) {
+void Parameter::refresh(Packed& packed, int threads) {
   if (packed.version == version_) return;
   const std::lock_guard<std::mutex> lock(mutex_);
   const int64_t version = version_;
   if (packed.version == version) return;
-  pack(*packed.kernel, packed.problem, packed.form, packed.memory.data(), swap, threads);
+  Buffer room;
+  pack(*packed.kernel, packed.problem, packed.form, packed.memory.data(), room, threads);
+  if (room.bytes()) Recycled::instance().give_back(std::move(room));
   packed.version = version;
 }
 
@@ -158,7 +127,7 @@ int Plan::index_input(const Dims& dims) {
 int Plan::parameter(const std::shared_ptr<Parameter>& p) {
   if (!training_) unsupported("only a plan made with training=True reads parameters when it runs");
   if (p->element_bytes != element_bytes_) dtype_error("the parameter's type is not the plan's");
-  if (p->scaled()) unsupported("a weight with a folded scale cannot be read as it is");
+  if (p->scaled() || p->laid_out()) unsupported("a weight with a folded scale or a layout of its own cannot be read as it is");
   const auto& s = p->shape;
   const int t = new_tensor({s[0], s[1], s[2], s[3] * s[4]}, false, true);
   roots_.back().is_input = true;
@@ -181,7 +150,7 @@ int Plan::conv_backward_data(int dy, const std::shared_ptr<Parameter>& weight, c
   ConvProblem p = f;
   p.d = out[0], p.h = out[1], p.w = out[2], p.c = out[3];
   p.z = in[0], p.p = in[1], p.q = in[2], p.k = in[3];
-  p.act = {Act::kNone, 0, 0}, p.residual = add >= 0, p.transposed = !f.transposed, p.swapped = 1;
+  p.act = {Act::kNone, 0, 0}, p.residual = add >= 0, p.transposed = !f.transposed, p.swapped = !weight->filters_first();
   Form form = Form::kSwapped;
   if (p.transposed && p.stride_d == 1 && p.stride_h == 1 && p.stride_w == 1) {
     // With stride 1 the transposed convolution is an ordinary one with the taps in reverse order.

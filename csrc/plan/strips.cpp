@@ -180,7 +180,7 @@ void Plan::fuse_strips() {
 void Plan::run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, Lease& lease) const {
   const size_t count = strips.parts.size();
   for (const Step& part : strips.parts)
-    if (part.packed) part.parameter->refresh(*part.packed, lease.swap, threads);
+    if (part.packed) part.parameter->refresh(*part.packed, threads);
   const int64_t out_rows = tensor(strips.parts.back().y).dims[1];
   const int64_t per_image = (out_rows + strips.rows - 1) / strips.rows;
   const auto heights = [&](size_t i) {

@@ -16,6 +16,7 @@ __all__: list[str] = [
     "Plan",
     "adam_step",
     "bf16",
+    "copy_strided",
     "dlpack_export",
     "dlpack_import",
     "fingerprint",
@@ -24,7 +25,6 @@ __all__: list[str] = [
     "kernels",
     "num_threads",
     "peak_gflops",
-    "reorder_filters",
     "rmsprop_step",
     "set_isa",
     "set_num_threads",
@@ -49,6 +49,17 @@ class Parameter:
     ) -> Parameter:
         """
         A weight that lies on a device already, for recorded plans.
+        """
+    @staticmethod
+    def strided(
+        pointer: int,
+        shape: collections.abc.Sequence[int],
+        strides: collections.abc.Sequence[int],
+        dtype: str,
+        trainable: bool = False,
+    ) -> Parameter:
+        """
+        A weight in the caller's memory, in another order: steps from tap, channel, filter, group to the next.
         """
     def __init__(self, array: numpy.ndarray, scale: typing.Any = None, trainable: bool = False) -> None:
         """
@@ -315,8 +326,15 @@ class Plan:
         label: str = "",
     ) -> int: ...
     def run(
-        self, inputs: collections.abc.Sequence[typing.Any], threads: int = 0, channels_first: bool = False
-    ) -> list[numpy.ndarray]: ...
+        self,
+        inputs: collections.abc.Sequence[typing.Any],
+        threads: int = 0,
+        channels_first: bool = False,
+        torch_axes: int = 0,
+    ) -> list[numpy.ndarray]:
+        """
+        torch_axes: inputs and results are (N, C, ...) of so many dimensions, and totals vectors.
+        """
     def scale_shift(
         self,
         x: int,
@@ -457,6 +475,11 @@ def bf16() -> str:
     What the instruction set in use can do in bfloat16: 'amx', 'avx512bf16', or '' for nothing.
     """
 
+def copy_strided(source: numpy.ndarray, target: numpy.ndarray, threads: int = 0) -> None:
+    """
+    target[...] = source[...], for arrays of up to four dimensions and any strides that do not overlap.
+    """
+
 def dlpack_export(
     pointer: int,
     shape: collections.abc.Sequence[int],
@@ -491,11 +514,6 @@ def num_threads() -> int: ...
 def peak_gflops(threads: int, seconds: float = 0.05) -> float:
     """
     Measured float32 FMA ceiling in GFLOP/s.
-    """
-
-def reorder_filters(source: numpy.ndarray, target: numpy.ndarray, back: bool = False, threads: int = 0) -> None:
-    """
-    Copy (K, C, taps), as torch keeps filters, to (taps, C, K), as plans do, or back.
     """
 
 def rmsprop_step(

@@ -504,7 +504,7 @@ def finetune(args: argparse.Namespace) -> int:
 
 
 def bench_torch(args: argparse.Namespace) -> int:
-    """Time ResNet-50 in PyTorch, eager, before and after convkern.torch.replace_layers."""
+    """Time ResNets in PyTorch, eager, before and after convkern.torch.replace_layers."""
     from . import _core
     from .bench import report
 
@@ -516,16 +516,28 @@ def bench_torch(args: argparse.Namespace) -> int:
     doc = report.document(threads, args.seconds, {"torch": torch_resnet.torch.__version__})
     doc["format"] = "convkern-bench-torch-1"  # its rows are not those of the other benchmarks
     names = ("contiguous", "channels_last", "after", "fused")
-    for n in args.batch:
-        row = torch_resnet.run(n, threads, args.seconds, args.rounds, args.input[0] if args.input else 224)
+    size = args.input[0] if args.input else 224
+    for model, n in ((model, n) for model in args.models for n in args.batch):
+        row = torch_resnet.run(model, n, threads, args.seconds, args.rounds, size, args.training)
         doc["rows"].append(row)
     if not _json(args, doc):
         cells = [
-            [row["n"], *(f"{row[name]['median'] * 1e3:.1f}" for name in names), row["ratio"], row["ratio_fused"]]
+            [row["model"], row["n"], *(f"{row[name]['median'] * 1e3:.1f}" for name in names)]
+            + [row["ratio"], row["ratio_fused"]]
             for row in doc["rows"]
         ]
-        titles = ["N", "torch, contiguous", "torch, channels_last", "replace_layers", "fuse=True", "ratio", "fused"]
-        print(f"ResNet-50 in PyTorch, eager, {threads} threads, ms; ratios to the better of torch's two\n")
+        titles = [
+            "model",
+            "N",
+            "torch, contiguous",
+            "torch, channels_last",
+            "replace_layers",
+            "fuse=True",
+            "ratio",
+            "fused",
+        ]
+        what = "training steps" if args.training else "inference"
+        print(f"ResNets in PyTorch, eager, {what}, {threads} threads, ms; ratios to the better of torch's two\n")
         print(table(titles, [[f"{cell:.2f}" if isinstance(cell, float) else cell for cell in line] for line in cells]))
         print(report.describe(doc))
     return 0
@@ -955,6 +967,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--rounds", type=_positive, default=7, help="alternations between the two (default 7)")
 
     command = add("bench torch", bench_torch)
+    command.add_argument("models", nargs="*", default=["resnet50"], metavar="MODEL", help="resnet18, resnet50")
+    command.add_argument("--training", action="store_true", help="training steps (default: inference)")
     command.add_argument("--batch", type=_positive, nargs="+", default=[1, 8], metavar="N")
     command.add_argument("--input", type=_sizes, metavar="SIZE", help="height and width of the images (default: 224)")
     command.add_argument("--seconds", type=float, default=2.0, help="counted time for each contestant (default 2)")

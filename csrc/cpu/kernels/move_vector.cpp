@@ -116,9 +116,13 @@ void copy_box(const float* x, float* y, const Axis* box) {
   if (count) axes[count - 1] = {1, 0, 0};
   if (inner.y == 1 && inner.x != 1)
     for (int k = 0; k < count - 1; ++k)
-      if (axes[k].x == 1) {
+      if (axes[k].x == 1 || axes[k].x == -1) {
         other = axes[k];
         axes[k] = {1, 0, 0};
+        if (other.x < 0) {  // from its other end: forward in x, backward in y
+          x -= other.n - 1, y += (other.n - 1) * other.y;
+          other.x = 1, other.y = -other.y;
+        }
         break;
       }
   for (int64_t i = 0; i < axes[0].n; ++i)

@@ -3,7 +3,7 @@
     import convkern.torch
 
     convkern.torch.replace_layers(model)               # in place; trains and infers as before
-    fast = convkern.torch.replace_layers(model.eval(), fuse=True)    # inference, fused
+    fast = convkern.torch.replace_layers(model, fuse=True)    # the same with layers fused
     convkern.torch.restore_layers(model)
 
 The layers are subclasses of torch.nn's with the same state dicts. They compute float32 on the CPU (float64 on the

@@ -1,7 +1,8 @@
-"""Fusing for inference: convolution (or linear layer), batch norm, residual add and activation in one step.
+"""Fusing: convolution (or linear layer), batch norm, residual add and activation in one step.
 
-torch.fx traces the model; chains of such nodes that nothing else reads become one node each. The folded weights are
-made from the model's own parameters and follow them, so a FusedModel has no weights of its own and nothing to undo.
+torch.fx traces the model; chains of such nodes that nothing else reads become one node each. Without gradients a chain
+is one operator, whose folded weights are made from the model's own parameters and follow them; in training it is two,
+the convolution and batch norm with what follows. A FusedModel has no weights of its own and nothing to undo.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import Unsupported
 from . import operators
-from .modules import BatchNorm2d, ConvTranspose2d, Layer, Linear, _Conv, fallback_reason
+from .modules import NO_ACTIVATION, BatchNorm2d, ConvTranspose2d, Layer, Linear, _Conv, fallback_reason
 
 Activation = tuple[str, float, float]  # as Plan.conv takes it
 
@@ -47,15 +48,16 @@ _ACTIVATION_FUNCTIONS: dict[Any, Activation] = {
     }.items()
     for function in functions
 }
+_CLAMPS = ("none", "relu", "relu6", "clamp")  # what batch norm in training takes along
 _ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
 
 
 class FusedStep(nn.Module):
-    """A convolution with what follows it: as one operator or, where that does not serve or a hook looks, one by one.
+    """A convolution with what follows it: as one operator, in training as two or, where neither serves, one by one.
 
-    It refers to the model's modules without owning them. members: all of them; rest: what follows the convolution, as
-    functions of (y, residual).
+    It refers to the model's modules without owning them. rest: what follows the convolution, as functions of
+    (y, residual).
     """
 
     def __init__(
@@ -63,38 +65,48 @@ class FusedStep(nn.Module):
         conv: Layer,
         norm: BatchNorm2d | None,
         activation: Activation | None,
-        members: list[nn.Module],
         rest: list[Callable[[Tensor, Tensor | None], Tensor]],
     ):
         super().__init__()
-        activation = activation or ("none", 0.0, 0.0)
         # Beside nn.Module's registers: these modules belong to the model.
-        self.__dict__.update(conv=conv, norm=norm, activation=activation, members=members, rest=rest)
+        self.__dict__.update(conv=conv, norm=norm, activation=activation or NO_ACTIVATION, rest=rest)
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         conv, norm = self.conv, self.norm
         weight, bias = conv.weight, conv.bias
         statistics = [] if norm is None else [norm.running_mean, norm.running_var, norm.weight, norm.bias]
-        eps = 0.0 if norm is None else norm.eps
-        geometry = conv.geometry()
         if (
             fallback_reason(input, weight, bias, *statistics, residual, casts=True)
-            or any(m._forward_hooks or m._forward_pre_hooks for m in self.members)
             or input.dim() != weight.dim()
-            or (residual is not None and residual.shape != operators.conv_shape(input, weight, *geometry[:-1]))
+            or (norm is not None and input.dim() != 4)
+            or (residual is not None and residual.shape != operators.conv_shape(input, weight, *conv.geometry()))
         ):
+            return self._one_by_one(input, residual)
+        if norm is not None and norm.training:
             y = conv(input)
-            for step in self.rest:
-                y = step(y, residual)
-            return y
-        return operators.conv_fused(input, weight, bias, statistics, eps, residual, *self.activation, *geometry)
+            if self.activation[0] not in _CLAMPS or y.numel() < 2 * y.shape[1]:
+                return self._follow(y, residual)
+            return norm.with_batch_statistics(y, residual, self.activation)
+        if torch.is_grad_enabled():
+            return self._one_by_one(input, residual)
+        eps = 0.0 if norm is None else norm.eps
+        options = (statistics, eps, residual, *self.activation, *conv.geometry())
+        return operators.conv_fused(input, weight, bias, *options)
+
+    def _one_by_one(self, input: Tensor, residual: Tensor | None) -> Tensor:
+        return self._follow(self.conv(input), residual)
+
+    def _follow(self, y: Tensor, residual: Tensor | None) -> Tensor:
+        for step in self.rest:
+            y = step(y, residual)
+        return y
 
 
 class FusedModel(nn.Module):
-    """A model that is computed with fused steps where no gradient is wanted, and as it is otherwise.
+    """A model that is computed with fused steps.
 
-    `original` is the model. Under torch.no_grad or inference_mode, with every module in eval mode, calls run the fused
-    steps; else `original` itself. Parameters may change at any time. `report()` says what was fused.
+    `original` is the model. It may be trained, or not, as a whole or in parts; parameters may change at any time. While
+    a forward hook is on any of its modules, `original` itself is run. `report()` says what was fused.
     """
 
     def __init__(self, original: nn.Module):
@@ -104,13 +116,28 @@ class FusedModel(nn.Module):
         self._fuse()
 
     def _fuse(self) -> None:
-        program, report = fuse(self.original)
-        self.__dict__.update(_program=program, _report=report)
+        modules = list(self.original.modules())
+        self.__dict__.update(_programs={}, _watched=modules)
+        modes = [module.training for module in modules]
+        self.original.eval()
+        try:
+            self.__dict__["_report"] = self._program()[1]
+        finally:
+            for module, training in zip(modules, modes):
+                module.training = training
+
+    def _program(self) -> tuple[fx.GraphModule, list[tuple[str, str]]]:
+        """What was traced with each module in the mode (training or not) it is in, since functions may depend on it."""
+        modes = tuple([module.training for module in self._watched])
+        program = self._programs.get(modes)
+        if program is None:
+            program = self._programs[modes] = fuse(self.original)
+        return program
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled() or any(module.training for module in self.original.modules()):
+        if any(module._forward_hooks or module._forward_pre_hooks for module in self._watched):
             return self.original(*args, **kwargs)
-        return self._program(*args, **kwargs)
+        return self._program()[0](*args, **kwargs)
 
     def report(self) -> list[tuple[str, str]]:
         """For each module that computes something: its name, and what became of it.
@@ -123,7 +150,8 @@ class FusedModel(nn.Module):
         return list(self._report)
 
     def __getstate__(self) -> dict[str, Any]:  # copies and pickles are fused anew
-        return {key: value for key, value in self.__dict__.items() if key not in ("_program", "_report")}
+        made = ("_programs", "_watched", "_report")
+        return {key: value for key, value in self.__dict__.items() if key not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -136,9 +164,7 @@ class _Tracer(fx.Tracer):
 
 
 def fuse(model: nn.Module) -> tuple[fx.GraphModule, list[tuple[str, str]]]:
-    """The program of a model whose layers are ours, in eval mode, with fused steps; and what was fused."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    """The program, with fused steps, of a model whose layers are ours, in the modes they are in; and what was fused."""
     try:
         graph = _Tracer().trace(model)
     except Exception as error:
@@ -146,12 +172,9 @@ def fuse(model: nn.Module) -> tuple[fx.GraphModule, list[tuple[str, str]]]:
             f"fuse=True: torch.fx cannot trace {type(model).__name__} ({type(error).__name__}: {error}); fuse parts "
             "without data-dependent control flow, as in model.backbone = replace_layers(model.backbone, fuse=True)"
         ) from error
-    finally:
-        for module in training:
-            module.training = True
     modules = dict(model.named_modules(remove_duplicate=False))
     program = fx.GraphModule(model, graph)
-    program.training = False
+    program.training = model.training
     report: dict[str, str] = {}
     for node in list(graph.nodes):
         if node.op == "call_module" and isinstance(modules[node.target], (_Conv, ConvTranspose2d, Linear)):
@@ -266,8 +289,7 @@ class _Chain:
 
     def step(self) -> FusedStep:
         conv: Any = self.modules[self.nodes[0].target]  # type: ignore[index]
-        members = [self.modules[str(node.target)] for node in self.nodes if node.op == "call_module"]
-        return FusedStep(conv, self.norm, self.activation, members, self.rest)
+        return FusedStep(conv, self.norm, self.activation, self.rest)
 
     def replace(self, graph: fx.Graph, name: str) -> None:
         """One call in place of the nodes."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from . import operators
 
 _TYPES = (torch.float32, torch.float64)
+NO_ACTIVATION = ("none", 0.0, 0.0)  # as Plan.conv takes it
 
 
 def fallback_reason(input: Any, *parameters: Tensor | None, casts: bool = False) -> str | None:
@@ -175,23 +176,35 @@ class BatchNorm2d(Layer, nn.BatchNorm2d):
             return super().forward(input)
         if not self.training and mean is not None:
             return operators.batch_norm(input, self.weight, self.bias, mean, var, self.eps, self.channels_last)
-        count = input.numel() // input.shape[1]
-        if count < 2:  # torch's error says what is wrong
+        if input.numel() < 2 * input.shape[1]:  # torch's error says what is wrong
             return super().forward(input)
-        y, batch_mean, batch_var = operators.batch_norm_train(
-            input, self.weight, self.bias, self.eps, self.channels_last
-        )
-        if self.training and self.track_running_stats and mean is not None and var is not None:
-            momentum = self.momentum
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-                if momentum is None:  # the mean of all batches
-                    momentum = 1.0 / float(self.num_batches_tracked)
-            with torch.no_grad():
-                momentum = momentum or 0.0
-                mean.mul_(1 - momentum).add_(batch_mean, alpha=momentum)
-                var.mul_(1 - momentum).add_(batch_var, alpha=momentum * count / (count - 1))
+        return self.with_batch_statistics(input)
+
+    def with_batch_statistics(
+        self, input: Tensor, residual: Tensor | None = None, activation: tuple[str, float, float] = NO_ACTIVATION
+    ) -> Tensor:
+        """activation(norm(input) + residual); updates the running statistics. The activation is none or a clamp."""
+        options = (self.eps, *activation, self.channels_last)
+        if residual is None:
+            y, mean, var = operators.batch_norm_train(input, self.weight, self.bias, *options)
+        else:
+            y, mean, var = operators.batch_norm_add_train(input, self.weight, self.bias, residual, *options)
+        if self.training and self.track_running_stats:
+            self._follow(mean, var, input.numel() // input.shape[1])
         return y
+
+    def _follow(self, batch_mean: Tensor, batch_var: Tensor, count: int) -> None:
+        mean, var, momentum = self.running_mean, self.running_var, self.momentum
+        if mean is None or var is None:
+            return
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if momentum is None:  # the mean of all batches
+                momentum = 1.0 / float(self.num_batches_tracked)
+        momentum = momentum or 0.0
+        with torch.no_grad():
+            mean.mul_(1 - momentum).add_(batch_mean, alpha=momentum)
+            var.mul_(1 - momentum).add_(batch_var, alpha=momentum * count / (count - 1))
 
 
 class MaxPool2d(Layer, nn.MaxPool2d):

@@ -1,11 +1,12 @@
-"""From tensors to plans: views of memory, packed weights that follow their tensors, plans kept for the last shapes.
+"""From tensors to plans: packed weights that follow their tensors, plans kept for the last shapes.
 
 A tensor's memory is read in place, whatever its strides, and results are made in memory the package recycles; neither
 is copied. What is made of parameters (packed filters, folded norms, and the plans that use them) is kept once for the
 whole process, by the tensors' memory, and goes when that memory goes. It is current while each tensor has the same
 version (`tensor._version`) and the same fingerprint: `tensor.data` changes memory without counting, so values are
 compared as well: all of them if they are few or float64 (gradcheck changes one at a time) or of an inference tensor,
-which counts nothing, else a sample. Values that changed are packed again into the same memory, and plans stay.
+which counts nothing, else a sample. Values that changed are packed again, and plans stay. Filters are packed in
+passing, into memory that all layers share, until a plan runs twice with the same values: in training it never does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,29 +28,12 @@ _SAMPLES = 256  # 8-byte words of a tensor of more than _FEW bytes that are look
 _FEW = 16 << 10
 
 
-# Views of tensors
-
-# Axes of (N,C,...) in memory order (N,...,C), and back, by the number of axes.
-_LAST = {2: (0, 1), 3: (0, 2, 1), 4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
-_FIRST = {2: (0, 1), 3: (0, 2, 1), 4: (0, 3, 1, 2), 5: (0, 4, 1, 2, 3)}
-_ONES = {2: (slice(None), None, None, None), 3: (slice(None), None, None), 4: (slice(None), None), 5: ()}
+# Tensors as plans take them
 
 
 def array(x: Tensor) -> np.ndarray:
     """The memory of a tensor as an ndarray of its shape."""
     return (x.detach() if x.requires_grad else x).numpy()
-
-
-def pixels(x: Tensor) -> np.ndarray:
-    """(N,C), (N,C,L), (N,C,H,W) or (N,C,D,H,W) seen as a plan's (N,D,H,W,C)."""
-    return array(x).transpose(_LAST[x.dim()])[_ONES[x.dim()]]
-
-
-def tensor(y: np.ndarray, axes: int, channels_first: bool = False) -> Tensor:
-    """A plan's result, (N,D,H,W,C) or as run with channels_first, as (N,C,...) of so many axes; no copy."""
-    if channels_first:
-        return torch.from_numpy(y.reshape(y.shape[:2] + y.shape[7 - axes :]))
-    return torch.from_numpy(y.reshape(y.shape[:1] + y.shape[6 - axes :]).transpose(_FIRST[axes]))
 
 
 def spatial(shape: Sequence[int]) -> tuple[int, ...]:
@@ -61,19 +46,29 @@ def is_channels_last(x: Tensor) -> bool:
     return x.size(1) > 1 and x.stride(1) == 1 and not x.is_contiguous()
 
 
-def run(plan: _core.Plan, *arrays: np.ndarray, channels_first: bool = False) -> list[np.ndarray]:
-    """Run a plan on the threads that torch would use."""
-    return plan.run(list(arrays), torch.get_num_threads(), channels_first)
-
-
 def new_plan(dtype: torch.dtype, exact: bool = True) -> _core.Plan:
     """A plan that may have gradients, and vectors (biases, scales) that it reads when it runs."""
     return _core.Plan("float64" if dtype == torch.float64 else "float32", exact, training=True)
 
 
-def total(vector: np.ndarray) -> np.ndarray:
-    """One number for each channel as a plan's (1,1,1,C)."""
-    return np.ascontiguousarray(vector)[None, None, None]
+@lru_cache(maxsize=512)
+def planned(build: Callable[..., Sequence[int]], dtype: torch.dtype, exact: bool, *key: Any) -> _core.Plan:
+    """The plan whose results `build(plan, *key)` gives."""
+    plan = new_plan(dtype, exact)
+    plan.finish(build(plan, *key))
+    return plan
+
+
+def run(plan: _core.Plan, inputs: Sequence[Tensor | None], channels_last: bool = True) -> list[Tensor]:
+    """The results of a plan for the tensors that are there: (N,C,...), and vectors for totals.
+
+    Inputs are read in place whatever their strides. Results lie channels-last, or as the first input does. torch's
+    number of threads works at them.
+    """
+    x: Any = inputs[0]
+    first = not (channels_last or is_channels_last(x))
+    arrays = [array(t if t.dim() > 1 else t.contiguous()) for t in inputs if t is not None]
+    return [torch.from_numpy(y) for y in plan.run(arrays, torch.get_num_threads(), first, x.dim())]
 
 
 # What is made of parameters
@@ -85,7 +80,7 @@ class Made:
     contents.load(*tensors) makes them anew from the tensors' values, in the same memory.
     """
 
-    __slots__ = ("contents", "followed", "layouts", "plans", "refs", "state", "storages")
+    __slots__ = ("contents", "followed", "layouts", "loads", "plans", "refs", "state", "storages")
 
     def __init__(self, contents: Any, tensors: Sequence[Tensor | None], forget: Callable[[Any], None]):
         self.contents = contents
@@ -94,7 +89,8 @@ class Made:
         self.followed = all(map(_dense, tensors))
         self.storages = [weakref.ref(t.untyped_storage(), forget) for t in tensors if t is not None]
         self.state: list[Any] | None = None
-        self.plans: dict[Hashable, _core.Plan] = {}
+        self.loads = 0  # how often the values changed
+        self.plans: dict[Hashable, list[Any]] = {}
 
     def is_of(self, tensors: Sequence[Tensor | None]) -> bool:
         """Whether these tensors, which lie where ours did, are laid out as ours were."""
@@ -103,16 +99,22 @@ class Made:
             for t, ref, layout in zip(tensors, self.refs, self.layouts)
         )
 
-    def plan(self, key: Hashable, build: Callable[[], _core.Plan]) -> _core.Plan:
-        """The plan of this key, built if it is not there."""
-        plan = self.plans.get(key)
-        if plan is None:
-            plan = build()
+    def plan(self, key: Hashable, build: Callable[[bool], _core.Plan], stays: bool = False) -> _core.Plan:
+        """The plan of this key, if need be built by `build(stays)`.
+
+        stays: whether what is packed is kept; it pays from a plan's second run with the same values on.
+        """
+        known = self.plans.get(key)
+        if known is None:
             with _lock:
                 while len(self.plans) >= SHAPES:
                     del self.plans[next(iter(self.plans))]
-                self.plans[key] = plan
-        return plan
+                known = self.plans[key] = [None, None, -1]  # a plan that packs in passing, one that keeps, the last run
+        stays = stays or known[2] == self.loads
+        known[2] = self.loads
+        if known[stays] is None:
+            known[stays] = build(stays)
+        return known[stays]
 
 
 _lock = threading.RLock()
@@ -155,6 +157,7 @@ def made(kind: Hashable, tensors: tuple[Tensor | None, ...], make: Callable[[], 
         if known.state != state or not known.followed:
             known.contents.load(*tensors)
             known.state = state
+            known.loads += 1
     return known
 
 

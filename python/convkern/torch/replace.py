@@ -32,8 +32,8 @@ def replace_layers(
     MaxPool2d, AvgPool2d or AdaptiveAvgPool2d become convkern.torch's of the same name, and train and infer as before;
     all other modules stay. Returns the model; restore_layers undoes it.
 
-    Arguments: fuse: for inference: returns a FusedModel around the model, which without gradients computes
-        convolution, batch norm, residual add and activation as one step, where torch.fx finds them next to each other.
+    Arguments: fuse: returns a FusedModel around the model, which computes convolution, batch norm, residual add and
+        activation as one step, in training as two, where torch.fx finds them next to each other.
         exact: no algorithm that rounds differently from a plain sum (Winograd).
         memory_format: torch.channels_last: outputs are laid out channels-last whatever the input's layout.
         torch.preserve_format: as the input is, for models that call `.view` on activations (slower).

@@ -49,7 +49,8 @@ def wide(**kind):
     def conv(x, k, window=1, residual=-1, groups=1):
         c, pad = plan.shape(x)[3] // groups, (0, window // 2, window // 2)
         weight = rng.integers(-1, 2, (1, window, window, c, k)).astype(np.float32)
-        return plan.conv(x, _core.Parameter(weight), None, residual, act="clamp", act_a=-4, act_b=4, pad_lo=pad, pad_hi=pad, groups=groups)
+        clamp = dict(act="clamp", act_a=-4, act_b=4)
+        return plan.conv(x, _core.Parameter(weight), None, residual, pad_lo=pad, pad_hi=pad, groups=groups, **clamp)
 
     x = plan.input((1, 9, 11, 16))
     a = conv(x, 256)

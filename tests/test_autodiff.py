@@ -278,7 +278,7 @@ def test_dropout_drops_in_both_passes():
 # beside the steps: how far PyTorch in float32 has drifted by now, in loss or running statistics, from PyTorch in
 # float64. Ours may have drifted four times as far (Winograd's kernels err so much more than direct sums), and for the
 # first three steps, at rates where PyTorch's own drift allows it, the losses agree within 1e-4.
-RATES = {"resnet18": 1e-4, "vgg11_bn": 1e-4, "densenet121": 1e-5, "efficientnet_b0": 1e-3}
+RATES = {"resnet18": 1e-5, "vgg11_bn": 1e-4, "densenet121": 1e-5, "efficientnet_b0": 1e-3}
 
 
 def with_ten_classes(name):
@@ -317,7 +317,7 @@ def test_ten_steps_beside_torch(name, rng):
             found.append(np.abs(value_of(var) / exact - 1).max())
         return max(found)
 
-    drift = 1e-6  # some roundings of a loss
+    drift = 1e-4 / 4  # what is asked of the first steps, where PyTorch's own drift may be nothing by luck
     for step in range(steps):
         ours = model.train_on_batch(x[step], y[step])
         theirs, exact = torch_step(single, x[step], y[step]), torch_step(double, x[step], y[step])

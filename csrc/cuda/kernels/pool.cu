@@ -93,9 +93,15 @@ struct Window {
 };
 constexpr int kStrip = 2;  // outputs of a thread
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define CK_STRIP_BOUNDS __launch_bounds__(256, 2)  // ptxas aims at three blocks by itself, and spills
+#else
+#define CK_STRIP_BOUNDS __launch_bounds__(256)
+#endif
+
 template <class T, int kSide, int kStride, bool kMax>
-__global__ void __launch_bounds__(256)
-    pool_strip(View x, View y, Window g, Divider<uint32_t> by_c, Divider<uint32_t> by_strip, Divider<uint32_t> by_p, uint32_t items) {
+__global__ void CK_STRIP_BOUNDS pool_strip(View x, View y, Window g, Divider<uint32_t> by_c, Divider<uint32_t> by_strip,
+                                           Divider<uint32_t> by_p, uint32_t items) {
   constexpr int kCount = kVector<T>, kColumns = (kStrip - 1) * kStride + kSide;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
   [[maybe_unused]] constexpr int kRowsAtOnce = 1;  // a maximum that keeps NaN takes a comparison more there, and registers

@@ -74,7 +74,7 @@ CK_INLINE TileFn first_tile_fn(int pixels, int64_t width, int64_t pitch) {
 struct Shape {
   Mode mode;
   bool across;         // tiles run across images
-  bool few;            // 
+  bool few;            // so few tiles that panels are walked one by one, each tile fetching its share of the next (gemm.h)
   int64_t pixels;      // flat: outputs of one image; rows, transposed: outputs of one row (of one residue)
   int64_t tile;        // pixels of the largest tile: the smallest kTile of the panels in use
   int64_t tiles;       // of one image (across: of the batch)

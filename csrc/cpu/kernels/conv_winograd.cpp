@@ -256,7 +256,8 @@ double cost(const ConvProblem& p) {
 template <int kIn, int kOut>
 int64_t scratch_bytes(const ConvProblem& p) {
   const Layout l = layout_of<kIn, kOut>(p, kMaxBlock);  // blocks are as large as they get
-  return align64(kIn * kIn * l.block * (l.stride + (2 * l.group + 1) * kLanes) * 4);
+  const int64_t group = l.group == 1 ? 1 : kMaxGroup;          // and groups, with more images
+  return align64(kIn * kIn * l.block * (l.stride + (2 * group + 1) * kLanes) * 4);
 }
 
 template <int kIn, int kOut>

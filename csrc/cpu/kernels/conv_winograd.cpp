@@ -113,7 +113,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
           const float* x[kTilePixels];
           for (int t = t_from; t < t_to; ++t) x[t - t_from] = v + (i * l.block + t) * l.stride;
           Tile t{x, &tap, 1, p.c, u, products(panel) + (i * l.block + t_from) * width, nullptr, width, 0, nullptr, width, &none};
-          if (l.far) fetch_share(t, next, p.c * width, part, parts);
+          if (l.far) fetch_share(t, next, p.c * width, width, part, parts);
           tile_fn(vecs, t_to - t_from)(t);
         }
       }

@@ -32,6 +32,7 @@ CK_INLINE vf vmin(vf v, vf hi) { return _mm512_min_ps(hi, v); }
 CK_INLINE vf vsqrt(vf v) { return _mm512_sqrt_ps(v); }
 CK_INLINE void add_product(vf& sum, vf a, vf b) { asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
 CK_INLINE void add_product(vf& sum, const float* a, vf b) { asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(b), "m"(*a)); }
+CK_INLINE void subtract_product(vf& sum, vf a, vf b) { asm("vfnmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
 
 }  // namespace CK_ISA
 }  // namespace ck

@@ -31,6 +31,7 @@ CK_INLINE vf vmin(vf v, vf hi) { return v > hi ? hi : v; }
 CK_INLINE vf vsqrt(vf v) { return vf{__builtin_sqrtf(v[0]), __builtin_sqrtf(v[1]), __builtin_sqrtf(v[2]), __builtin_sqrtf(v[3])}; }
 CK_INLINE void add_product(vf& sum, vf a, vf b) { sum += a * b; }
 CK_INLINE void add_product(vf& sum, const float* a, vf b) { add_product(sum, splat(*a), b); }
+CK_INLINE void subtract_product(vf& sum, vf a, vf b) { sum -= a * b; }
 
 }  // namespace base
 }  // namespace ck

@@ -83,19 +83,23 @@ void transform_inputs(const ConvProblem& p, const ConvArgs& a, const Layout& l, 
     }
 }
 
-CK_INLINE vf with_product(vf sum, vf a, vf b) {
-  add_product(sum, a, b);
+CK_INLINE vf plus(vf sum, vf a, float b) {
+  add_product(sum, a, splat(b));
+  return sum;
+}
+CK_INLINE vf minus(vf sum, vf a, float b) {
+  subtract_product(sum, a, splat(b));
   return sum;
 }
 
-// A column of the filter times row kRow of G: 1, x, x^2 at a point; infinity: the last coefficient.
+// A column of the filter times row kRow of G: 1, x, x^2 at a point; infinity: the last coefficient. P, Q and their squares are all constants.
 template <int kRow>
 CK_INLINE vf at_point(const float* g) {
-  constexpr float kPoint[] = {0, kP, -kP, kQ, -kQ, 0};
-  constexpr float x = kPoint[kRow];
+  constexpr float x = kRow < 3 ? kP : kQ;
   if constexpr (kRow == 0) return load(g);
   else if constexpr (kRow == kIn - 1) return load(g + 6 * kLanes);
-  else return with_product(with_product(load(g), load(g + 3 * kLanes), splat(x)), load(g + 6 * kLanes), splat(x * x));
+  else if constexpr (kRow % 2 == 1) return plus(plus(load(g), load(g + 3 * kLanes), x), load(g + 6 * kLanes), x * x);
+  else return plus(minus(load(g), load(g + 3 * kLanes), x), load(g + 6 * kLanes), x * x);
 }
 
 template <int kTiles>
@@ -107,25 +111,25 @@ CK_INLINE void multiply(const float* v, vf u, vf (&sum)[kTiles]) {
 // One row of products of kTiles tiles over a chunk's channels. Each fetches a sixth of the weights of a later chunk, a line and a half a channel.
 template <int kRow, int kTiles>
 void multiply_row(const float* v, const float* w, int64_t depth, bool first, float* m, const float* fetch) {
-  constexpr int kStep = kGroup * kDepth;
+  constexpr int kStep = kGroup * kDepth, kFetch = kTaps * kLanes / kIn;
   vf sum[kIn][kTiles];
   CK_UNROLL
   for (int j = 0; j < kIn; ++j)
     CK_UNROLL
     for (int t = 0; t < kTiles; ++t) sum[j][t] = splat(0.f);
-  v += kRow * kV, m += kRow * kM, fetch += kRow * kDepth * 24;
-  for (int64_t c = 0; c < depth; ++c, ++v, w += kTaps * kLanes, fetch += 24) {
+  v += kRow * kV, m += kRow * kM, fetch += kRow * kDepth * kFetch;
+  for (int64_t c = 0; c < depth; ++c, ++v, w += kTaps * kLanes, fetch += kFetch) {
     __builtin_prefetch(fetch, 0, 2);
     __builtin_prefetch(fetch + 16, 0, 2);
     const vf h0 = at_point<kRow>(w), h1 = at_point<kRow>(w + kLanes), h2 = at_point<kRow>(w + 2 * kLanes);
     multiply(v, h0, sum[0]);
     multiply(v + 5 * kStep, h2, sum[5]);
-    const vf at_p = with_product(h0, h2, splat(kP2));
-    multiply(v + kStep, with_product(at_p, h1, splat(kP)), sum[1]);
-    multiply(v + 2 * kStep, with_product(at_p, h1, splat(-kP)), sum[2]);
-    const vf at_q = with_product(h0, h2, splat(kQ2));
-    multiply(v + 3 * kStep, with_product(at_q, h1, splat(kQ)), sum[3]);
-    multiply(v + 4 * kStep, with_product(at_q, h1, splat(-kQ)), sum[4]);
+    const vf at_p = plus(h0, h2, kP2);
+    multiply(v + kStep, plus(at_p, h1, kP), sum[1]);
+    multiply(v + 2 * kStep, minus(at_p, h1, kP), sum[2]);
+    const vf at_q = plus(h0, h2, kQ2);
+    multiply(v + 3 * kStep, plus(at_q, h1, kQ), sum[3]);
+    multiply(v + 4 * kStep, minus(at_q, h1, kQ), sum[4]);
   }
   CK_UNROLL
   for (int j = 0; j < kIn; ++j)

@@ -134,8 +134,7 @@ CK_INLINE void finish(const Tile& t, vf (&acc)[kPixels][kVecs]) {
     }
   }
   // The others need more registers than the tile leaves free: a second pass over what was just stored.
-  if (t.act->kind != Act::kNone && t.act->kind != Act::kClamp)
-    for (int i = 0; i < kPixels; ++i) activate_span(t.y + i * t.y_step, t.y + i * t.y_step, t.k, *t.act);
+  if (t.act->kind != Act::kNone && t.act->kind != Act::kClamp) activate_rows(t.y, t.y_step, kPixels, t.k, *t.act);
 }
 
 // Asks for the lines that finish will write.

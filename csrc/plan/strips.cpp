@@ -6,6 +6,10 @@
 //     a   rows  |######|       rows that the previous strip left in the buffer (the overlap of windows) are moved, not made again
 //     y   rows   |####|
 //
+// Squeeze and excitation joins in at both ends. Its multiplication by one factor a channel runs strip by strip before the convolution that reads
+// the product. Its global pooling is two steps, sums of rows and their mean (the order of sums is pool_vector's own, so the bits are); the sums are
+// taken of the rows that the convolution before has just made. These rows are kept: written to the arena, where the multiplication will read them.
+//
 // Any kernel whose outputs do not depend on how rows are grouped can take part: it is given the strip as a smaller problem with views into the
 // buffers. So bits are those of the steps one by one, for any strip height and any number of threads.
 #include <algorithm>
@@ -18,9 +22,11 @@
 namespace ck {
 namespace {
 
-constexpr int64_t kWorthBytes = 512 << 10;   // an intermediate result smaller than this stays in the caches anyhow
-constexpr int64_t kBufferBytes = 400 << 10;  // of the second-level cache
-constexpr int64_t kWeightBytes = 256 << 10;  // the weights of a chain are read once per strip
+constexpr int64_t kWorthBytes = 512 << 10;      // an intermediate result smaller than this stays in the caches anyhow
+constexpr int64_t kWorthBytesGate = 128 << 10;  // the same of squeeze and excitation, where there is no overlap to make twice
+constexpr int64_t kBufferBytes = 400 << 10;     // of the second-level cache
+constexpr int64_t kEvenStrips = 16;             // as many for each thread, where there are fewer than this for each
+constexpr int64_t kWeightBytes = 256 << 10;     // the weights of a chain are read once per strip
 // In bfloat16 the products cost so little that everything waits for memory: shorter chains pay, and a larger part of the second-level cache may
 // hold weights (ResNet's blocks 1x1 -> 3x3 -> 1x1, whose residual is then read where the first convolution has just read it).
 constexpr int64_t kWorthBytesBf16 = 128 << 10;
@@ -39,6 +45,27 @@ struct Height {
 template <class P>
 Height height(const P& p, int64_t channels) {
   return {p.h, p.p, p.r, p.stride_h, p.pad_h_lo, p.dil_h, p.q * channels * (p.y_bf16 ? 2 : 4)};
+}
+Height height(const ConvProblem& p) { return height(p, p.k); }
+Height height(const PoolProblem& p) { return height(p, p.c); }
+Height height(const MapProblem& p) { return {p.h, p.h, 1, 1, 0, 1, p.w * p.c * (p.y_bf16 ? 2 : 4)}; }
+
+// A map times one factor a channel.
+bool is_gate(const MapProblem& p) {
+  return p.kind == MapKind::kMul && p.d == 1 && p.ad == 1 && p.ah == p.h && p.aw == p.w && p.ac == p.c && p.bd == 1 && p.bh == 1 &&
+         p.bw == 1 && p.bc == p.c && !p.a_bf16;
+}
+
+// The sums (or means) of rows or parts of rows.
+bool of_rows(const PoolProblem& p) {
+  return p.kind == PoolKind::kAvg && !p.adaptive && p.r == 1 && p.stride_h == 1 && p.pad_h_lo == 0 && p.pad_h_hi == 0 && p.p == p.h;
+}
+
+template <class Step>
+Height height_of(const Step& s) {
+  if (const auto* c = std::get_if<0>(&s.call)) return height(c->problem);
+  if (const auto* c = std::get_if<1>(&s.call)) return height(c->problem);
+  return height(std::get_if<3>(&s.call)->problem);
 }
 
 // Row `row` of image n of a tensor.
@@ -61,14 +88,56 @@ P part_of(P p, Rows out, Rows in) {
   return p;
 }
 
+MapProblem part_of(MapProblem p, Rows out, Rows) {
+  p.h = p.ah = out.to - out.from;
+  return p;
+}
+
 }  // namespace
+
+// A mean over whole images right behind the step that makes them: first the sums of their rows, which can be taken strip by strip.
+void Plan::halve_global_pools() {
+  for (size_t i = 1; i < steps_.size(); ++i) {
+    const auto* pool = std::get_if<1>(&steps_[i].call);
+    if (!pool || pool->kernel->name != std::string("pool_vector")) continue;
+    const PoolProblem p = pool->problem;
+    const bool whole = p.d == 1 && p.z == 1 && p.p == 1 && p.q == 1 && p.pad_d_lo + p.pad_h_lo + p.pad_w_lo == 0 &&
+                       p.pad_d_hi + p.pad_h_hi + p.pad_w_hi == 0 &&
+                       (p.adaptive || (p.t == 1 && p.r == p.h && p.s == p.w && p.dil_h == 1 && p.dil_w == 1));
+    if (p.kind != PoolKind::kAvg || !whole || p.h < 2 || steps_[i - 1].y != steps_[i].x || !can_strip(steps_[i - 1]) ||
+        p.h * p.w * p.c * 4 < kWorthBytesGate)
+      continue;
+    PoolProblem sums = p, mean = p;
+    sums.adaptive = mean.adaptive = 0;
+    sums.t = mean.t = sums.r = mean.s = sums.stride_d = sums.stride_h = sums.stride_w = mean.stride_d = mean.stride_h = mean.stride_w = 1;
+    sums.dil_d = sums.dil_h = sums.dil_w = mean.dil_d = mean.dil_h = mean.dil_w = 1;
+    sums.s = p.w, sums.p = p.h, sums.divisor = 1;
+    mean.w = 1, mean.r = p.h, mean.divisor = p.divisor > 0 && !p.adaptive ? p.divisor : p.h * p.w;
+    Step first = steps_[i];
+    std::get<1>(first.call).problem = sums;
+    first.y = new_tensor({1, p.h, 1, p.c});
+    std::get<1>(steps_[i].call).problem = mean;
+    steps_[i].x = first.y;
+    Info info = infos_[i];
+    info.label += " rows", info.out = tensor(first.y).dims;
+    info.bytes = 4 * (elements(info.in) + elements(info.out)), info.cost = pool->kernel->cost(sums);
+    infos_[i].in = info.out;
+    infos_[i].bytes = 4 * (elements(infos_[i].in) + elements(infos_[i].out)), infos_[i].cost = pool->kernel->cost(mean);
+    steps_.insert(steps_.begin() + static_cast<std::ptrdiff_t>(i), std::move(first));
+    infos_.insert(infos_.begin() + static_cast<std::ptrdiff_t>(i), std::move(info));
+    ++i;
+  }
+}
 
 void Plan::count_uses(const std::vector<int>& outputs) {
   for (Root& root : roots_) root.first = 1 << 30, root.last = -1;
   for (int s = 0; s < static_cast<int>(steps_.size()); ++s) {
     each_tensor(steps_[s], [&](int t) { use(t, s); });
     if (const auto* strips = std::get_if<6>(&steps_[s].call))
-      for (const Step& part : (*strips)->parts) use(part.x2, s);
+      for (size_t i = 0; i < (*strips)->parts.size(); ++i) {
+        use((*strips)->parts[i].x2, s);
+        if ((*strips)->kept[i]) use((*strips)->parts[i].y, s);
+      }
   }
   for (int t : outputs) use(t, static_cast<int>(steps_.size()));
 }
@@ -84,37 +153,43 @@ bool Plan::can_strip(const Step& step) const {
   }
   if (const auto* c = std::get_if<1>(&step.call)) {
     const PoolProblem& p = c->problem;
-    return p.kind == PoolKind::kMax && !p.adaptive && !p.indices && p.d == 1 && p.z == 1 && p.t == 1;
+    return (p.kind == PoolKind::kMax || of_rows(p)) && !p.adaptive && !p.indices && p.d == 1 && p.z == 1 && p.t == 1;
   }
+  if (const auto* c = std::get_if<3>(&step.call)) return bf16_ == Bf16::kOff && is_gate(c->problem);
   return false;
 }
 
-// `to` reads nothing but what `from` makes, and nobody else reads it.
-bool Plan::feeds(const Step& from, const Step& to) const {
+// `to` reads nothing but what `from` makes, and nobody else reads it, unless it is to be kept.
+bool Plan::feeds(const Step& from, const Step& to, bool keep) const {
   const Root& root = roots_[tensor(from.y).root];
-  const bool only = !root.is_input && root.aliases == 0 && root.last == root.first + 1;
+  const bool only = !root.is_input && root.aliases == 0 && (keep || root.last == root.first + 1);
+  const bool gate = std::holds_alternative<Call<MapKernel, MapProblem>>(from.call) || keep;
   return to.x == from.y && to.x2 != from.y && only &&
-         elements(tensor(from.y).dims) * bytes_of(root) >= (root.is_bf16 ? kWorthBytesBf16 : kWorthBytes);
+         elements(tensor(from.y).dims) * bytes_of(root) >= (root.is_bf16 ? kWorthBytesBf16
+                                                            : gate       ? kWorthBytesGate
+                                                                         : kWorthBytes);
 }
 
 void Plan::fuse_strips() {
-  const auto sizes = [&](const Step& s) {
-    const int64_t channels = tensor(s.y).dims[3];
-    if (const auto* c = std::get_if<0>(&s.call)) return height(c->problem, channels);
-    return height(std::get<1>(s.call).problem, channels);
-  };
   const int64_t most_weights = bf16_ == Bf16::kOff ? kWeightBytes : std::max(kWeightBytes, l2_bytes * 3 / 8);
   std::vector<Step> steps;
   std::vector<Info> infos;
   for (size_t i = 0; i < steps_.size();) {
     size_t end = i + 1;  // the chain is [i, end)
     int64_t weights = steps_[i].weights ? steps_[i].weights->bytes() : 0;
+    std::vector<char> kept{0};
     if (can_strip(steps_[i]))
-      while (end < steps_.size() && end - i < 8 && can_strip(steps_[end]) && feeds(steps_[end - 1], steps_[end])) {
+      while (end < steps_.size() && end - i < 8 && can_strip(steps_[end])) {
         const int64_t more = steps_[end].weights ? steps_[end].weights->bytes() : 0;
         if (weights + more > most_weights) break;
+        const auto* pool = std::get_if<1>(&steps_[end].call);
+        const bool sums = pool && of_rows(pool->problem);
+        if (!feeds(steps_[end - 1], steps_[end], sums)) break;
+        const Root& between = roots_[tensor(steps_[end].x).root];
+        kept.back() = between.last > between.first + 1, kept.push_back(0);
         weights += more;
         ++end;
+        if (kept[kept.size() - 2]) break;  // what follows could need rows of the strip before
       }
     if (end == i + 1) {
       steps.push_back(std::move(steps_[i]));
@@ -124,14 +199,15 @@ void Plan::fuse_strips() {
     }
     auto strips = std::make_shared<Strips>();
     for (size_t s = i; s < end; ++s) strips->parts.push_back(steps_[s]);
+    strips->kept = kept;
     // As many rows as the buffers hold: each part needs stride * rows plus the overlap of its reader's windows.
-    const int64_t out = sizes(strips->parts.back()).out;
+    const int64_t out = height_of(strips->parts.back()).out;
     const auto buffers = [&](int64_t rows) {
       std::vector<int64_t> bytes(strips->parts.size() - 1);
       for (size_t s = strips->parts.size() - 1; s-- > 0;) {
-        const Height next = sizes(strips->parts[s + 1]);
+        const Height next = height_of(strips->parts[s + 1]);
         rows = std::min(next.in, (rows - 1) * next.stride + (next.r - 1) * next.dil + 1);
-        bytes[s] = align(rows * sizes(strips->parts[s]).row_bytes);
+        bytes[s] = strips->kept[s] ? 0 : align(rows * height_of(strips->parts[s]).row_bytes);
       }
       return bytes;
     };
@@ -162,7 +238,8 @@ void Plan::fuse_strips() {
       info.op += " > " + more.op, info.label += " > " + more.label, info.kernel += " > " + more.kernel;
       info.out = more.out;
       info.macs += more.macs, info.packed += more.packed, info.cost += more.cost;
-      info.bytes += more.bytes - 2 * bytes_of(roots_[tensor(steps_[s].x).root]) * elements(more.in);  // neither written nor read
+      const int saved = kept[s - i - 1] ? 1 : 2;  // neither written nor read
+      info.bytes += more.bytes - saved * bytes_of(roots_[tensor(steps_[s].x).root]) * elements(more.in);
       info.refused.insert(info.refused.end(), more.refused.begin(), more.refused.end());
     }
     info.workspace = strips->scratch;
@@ -182,13 +259,8 @@ void Plan::run_strips(const Strips& strips, const std::vector<Place>& places, in
   for (const Step& part : strips.parts)
     if (part.packed) part.parameter->refresh(*part.packed, threads);
   const int64_t out_rows = tensor(strips.parts.back().y).dims[1];
-  const int64_t per_image = (out_rows + strips.rows - 1) / strips.rows;
-  const auto heights = [&](size_t i) {
-    const Step& s = strips.parts[i];
-    const int64_t channels = tensor(s.y).dims[3];
-    if (const auto* c = std::get_if<0>(&s.call)) return height(c->problem, channels);
-    return height(std::get_if<1>(&s.call)->problem, channels);
-  };
+  int64_t per_image = (out_rows + strips.rows - 1) / strips.rows;
+  while (per_image < out_rows && images * per_image % threads && images * per_image < kEvenStrips * threads) ++per_image;
   parallel_ranges(images * per_image, threads, [&](int thread, int64_t first, int64_t last) {
     char* memory = lease.scratch.data() + thread * align(scratch_bytes_);
     std::array<char*, 8> buffer{};
@@ -200,13 +272,13 @@ void Plan::run_strips(const Strips& strips, const std::vector<Place>& places, in
       if (n != image) have.fill({0, 0}), image = n;
       std::array<Rows, 8> need{};
       need[count - 1] = {out_rows * s / per_image, out_rows * (s + 1) / per_image};
-      for (size_t i = count - 1; i-- > 0;) need[i] = input_rows(heights(i + 1), need[i + 1]);
+      for (size_t i = count - 1; i-- > 0;) need[i] = input_rows(height_of(strips.parts[i + 1]), need[i + 1]);
       for (size_t i = 0; i < count; ++i) {
         const Step& part = strips.parts[i];
-        const Height h = heights(i);
+        const Height h = height_of(part);
         Rows make = need[i];
-        const bool is_last = i + 1 == count;
-        if (!is_last) {
+        const bool in_arena = i + 1 == count || strips.kept[i];
+        if (!in_arena) {
           if (have[i].from <= need[i].from && need[i].from < have[i].to) {  // the overlap with the strip before
             std::memmove(buffer[i], buffer[i] + (need[i].from - have[i].from) * h.row_bytes,
                          static_cast<size_t>((have[i].to - need[i].from) * h.row_bytes));
@@ -217,24 +289,27 @@ void Plan::run_strips(const Strips& strips, const std::vector<Place>& places, in
         }
         const Rows in = input_rows(h, make);
         const auto stored = [&](int t) { return bytes_of(roots_[tensor(t).root]); };
-        View x, y, residual{};
-        if (i == 0) {
+        View x, y, second{};
+        if (i == 0 || strips.kept[i - 1]) {
           x = rows_from(view(tensor(part.x), places), stored(part.x), n, in.from);
         } else {
           const Dims& d = tensor(part.x).dims;
           x = {buffer[i - 1] + (in.from - need[i - 1].from) * d[2] * d[3] * stored(part.x), 0, 0, d[2] * d[3], d[3]};
         }
-        if (is_last) {
+        if (in_arena) {
           y = rows_from(view(tensor(part.y), places), stored(part.y), n, make.from);
         } else {
           const Dims& d = tensor(part.y).dims;
           y = {buffer[i] + (make.from - need[i].from) * h.row_bytes, 0, 0, d[2] * d[3], d[3]};
         }
-        if (part.x2 >= 0) residual = rows_from(view(tensor(part.x2), places), stored(part.x2), n, make.from);
+        if (part.x2 >= 0) second = rows_from(view(tensor(part.x2), places), stored(part.x2), n, part.call.index() == 3 ? 0 : make.from);
         if (const auto* c = std::get_if<0>(&part.call)) {
           const ConvProblem p = part_of(c->problem, make, in);
-          const ConvArgs args{x, y, residual, part.weights->data(), part.shift ? part.shift->data() : nullptr};
+          const ConvArgs args{x, y, second, part.weights->data(), part.shift ? part.shift->data() : nullptr};
           c->kernel->run(p, args, 1, 0, c->kernel->tasks(p, 1), memory);
+        } else if (const auto* gate = std::get_if<3>(&part.call)) {
+          const MapProblem p = part_of(gate->problem, make, in);
+          gate->kernel->run(p, MapArgs{x, second, y}, 1, 0, gate->kernel->tasks(p, 1), memory);
         } else {
           const auto* pool = std::get_if<1>(&part.call);
           const PoolProblem p = part_of(pool->problem, make, in);

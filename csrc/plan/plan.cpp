@@ -405,8 +405,6 @@ void Plan::finish(const std::vector<int>& outputs) {
   outputs_ = outputs;
   if (bf16_ != Bf16::kOff) store_bf16();
   if (strips_ && steps_.size() > 1) {
-    if (bf16_ == Bf16::kOff) halve_global_pools();
-    count_uses(outputs);
     fuse_strips();
     count_uses(outputs);
   }

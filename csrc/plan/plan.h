@@ -279,7 +279,7 @@ class Plan {
   template <class K, class P>
   void add_step(const std::vector<const K*>& rows, const P& problem, Step step, Info info, const std::string& forced = "");
   void use(int t, int step);
-  void halve_global_pools();
+  void halve_global_pool(size_t i);
   void fuse_strips();
   bool can_strip(const Step& step) const;
   bool feeds(const Step& from, const Step& to, bool keep) const;

@@ -1,3 +1,4 @@
+#include <cstdlib>
 // strips.cpp: fusion across steps. A chain such as 1x1 -> depthwise -> 1x1, or convolution -> max pooling, runs strip by strip:
 // a thread computes a few rows of the first result, from them rows of the second, and so on, so that wide intermediate results
 // (MobileNet's 112x112x96: 4.8 MB an image) stay in its second-level cache and are never written to memory.
@@ -22,11 +23,13 @@
 namespace ck {
 namespace {
 
-constexpr int64_t kWorthBytes = 512 << 10;      // an intermediate result smaller than this stays in the caches anyhow
-constexpr int64_t kWorthBytesGate = 128 << 10;  // the same of squeeze and excitation, where there is no overlap to make twice
-constexpr int64_t kBufferBytes = 400 << 10;     // of the second-level cache
+
+int64_t env(const char* n, int64_t d) { const char* v = getenv(n); return v ? atoll(v) << 10 : d; }
+const int64_t kWorthBytes = env("W", 512 << 10);      // an intermediate result smaller than this stays in the caches anyhow
+const int64_t kWorthBytesGate = env("G", 128 << 10);  // the same of squeeze and excitation, where there is no overlap to make twice
+const int64_t kBufferBytes = env("B", 400 << 10);     // of the second-level cache
 constexpr int64_t kEvenStrips = 16;             // as many for each thread, where there are fewer than this for each
-constexpr int64_t kWeightBytes = 256 << 10;     // the weights of a chain are read once per strip
+const int64_t kWeightBytes = env("WT", 256 << 10);     // the weights of a chain are read once per strip
 // In bfloat16 the products cost so little that everything waits for memory: shorter chains pay, and a larger part of the second-level cache may
 // hold weights (ResNet's blocks 1x1 -> 3x3 -> 1x1, whose residual is then read where the first convolution has just read it).
 constexpr int64_t kWorthBytesBf16 = 128 << 10;
@@ -68,6 +71,13 @@ Height height_of(const Step& s) {
   return height(std::get_if<3>(&s.call)->problem);
 }
 
+// The mean of a whole image.
+bool is_global(const PoolProblem& p) {
+  const bool whole = p.t == 1 && p.r == p.h && p.s == p.w && p.dil_h == 1 && p.dil_w == 1 && p.divisor <= 0;
+  return p.kind == PoolKind::kAvg && p.d == 1 && p.z == 1 && p.p == 1 && p.q == 1 && p.h > 1 && (p.adaptive || whole) &&
+         p.pad_d_lo + p.pad_h_lo + p.pad_w_lo + p.pad_d_hi + p.pad_h_hi + p.pad_w_hi == 0;
+}
+
 // Row `row` of image n of a tensor.
 View rows_from(View v, int bytes, int64_t n, int64_t row) {
   v.data = static_cast<char*>(v.data) + (n * v.image + row * v.row) * bytes;
@@ -95,38 +105,25 @@ MapProblem part_of(MapProblem p, Rows out, Rows) {
 
 }  // namespace
 
-// A mean over whole images right behind the step that makes them: first the sums of their rows, which can be taken strip by strip.
-void Plan::halve_global_pools() {
-  for (size_t i = 1; i < steps_.size(); ++i) {
-    const auto* pool = std::get_if<1>(&steps_[i].call);
-    if (!pool || pool->kernel->name != std::string("pool_vector")) continue;
-    const PoolProblem p = pool->problem;
-    const bool whole = p.d == 1 && p.z == 1 && p.p == 1 && p.q == 1 && p.pad_d_lo + p.pad_h_lo + p.pad_w_lo == 0 &&
-                       p.pad_d_hi + p.pad_h_hi + p.pad_w_hi == 0 &&
-                       (p.adaptive || (p.t == 1 && p.r == p.h && p.s == p.w && p.dil_h == 1 && p.dil_w == 1));
-    if (p.kind != PoolKind::kAvg || !whole || p.h < 2 || steps_[i - 1].y != steps_[i].x || !can_strip(steps_[i - 1]) ||
-        p.h * p.w * p.c * 4 < kWorthBytesGate)
-      continue;
-    PoolProblem sums = p, mean = p;
-    sums.adaptive = mean.adaptive = 0;
-    sums.t = mean.t = sums.r = mean.s = sums.stride_d = sums.stride_h = sums.stride_w = mean.stride_d = mean.stride_h = mean.stride_w = 1;
-    sums.dil_d = sums.dil_h = sums.dil_w = mean.dil_d = mean.dil_h = mean.dil_w = 1;
-    sums.s = p.w, sums.p = p.h, sums.divisor = 1;
-    mean.w = 1, mean.r = p.h, mean.divisor = p.divisor > 0 && !p.adaptive ? p.divisor : p.h * p.w;
-    Step first = steps_[i];
-    std::get<1>(first.call).problem = sums;
-    first.y = new_tensor({1, p.h, 1, p.c});
-    std::get<1>(steps_[i].call).problem = mean;
-    steps_[i].x = first.y;
-    Info info = infos_[i];
-    info.label += " rows", info.out = tensor(first.y).dims;
-    info.bytes = 4 * (elements(info.in) + elements(info.out)), info.cost = pool->kernel->cost(sums);
-    infos_[i].in = info.out;
-    infos_[i].bytes = 4 * (elements(infos_[i].in) + elements(infos_[i].out)), infos_[i].cost = pool->kernel->cost(mean);
-    steps_.insert(steps_.begin() + static_cast<std::ptrdiff_t>(i), std::move(first));
-    infos_.insert(infos_.begin() + static_cast<std::ptrdiff_t>(i), std::move(info));
-    ++i;
-  }
+// A mean over a whole image as two steps, the first of which can be taken strip by strip: sums of rows, then their mean.
+void Plan::halve_global_pool(size_t i) {
+  const auto& pool = std::get<1>(steps_[i].call);
+  PoolProblem sums = pool.problem;
+  sums.adaptive = 0, sums.t = sums.r = 1, sums.dil_d = sums.dil_h = sums.dil_w = 1, sums.stride_d = sums.stride_h = sums.stride_w = 1;
+  PoolProblem mean = sums;
+  sums.s = sums.w, sums.p = sums.h, sums.divisor = 1;
+  mean.r = mean.h, mean.s = mean.w = 1, mean.divisor = pool.problem.h * pool.problem.w;
+  const int y = new_tensor({1, sums.h, 1, sums.c});
+  Step first = steps_[i];
+  first.y = steps_[i].x = y;
+  roots_[tensor(y).root].first = static_cast<int>(i), roots_[tensor(y).root].last = static_cast<int>(i) + 1;
+  std::get<1>(first.call).problem = sums, std::get<1>(steps_[i].call).problem = mean;
+  Info info = infos_[i];
+  info.label += " rows", info.out = infos_[i].in = tensor(y).dims;
+  info.cost = pool.kernel->cost(sums), infos_[i].cost = pool.kernel->cost(mean);
+  for (Info* half : {&info, &infos_[i]}) half->bytes = element_bytes_ * (elements(half->in) + elements(half->out));
+  steps_.insert(steps_.begin() + static_cast<std::ptrdiff_t>(i), std::move(first));
+  infos_.insert(infos_.begin() + static_cast<std::ptrdiff_t>(i), std::move(info));
 }
 
 void Plan::count_uses(const std::vector<int>& outputs) {
@@ -178,10 +175,15 @@ void Plan::fuse_strips() {
     size_t end = i + 1;  // the chain is [i, end)
     int64_t weights = steps_[i].weights ? steps_[i].weights->bytes() : 0;
     std::vector<char> kept{0};
-    if (can_strip(steps_[i]))
-      while (end < steps_.size() && end - i < 8 && can_strip(steps_[end])) {
+    if (can_strip(steps_[i]) && weights <= most_weights)
+      while (end < steps_.size() && end - i < 8) {
         const int64_t more = steps_[end].weights ? steps_[end].weights->bytes() : 0;
         if (weights + more > most_weights) break;
+        if (const auto* pool = std::get_if<1>(&steps_[end].call))
+          if (bf16_ == Bf16::kOff && is_global(pool->problem) && pool->kernel->name == std::string("pool_vector") &&
+              feeds(steps_[end - 1], steps_[end], true))
+            halve_global_pool(end);
+        if (!can_strip(steps_[end])) break;
         const auto* pool = std::get_if<1>(&steps_[end].call);
         const bool sums = pool && of_rows(pool->problem);
         if (!feeds(steps_[end - 1], steps_[end], sums)) break;

@@ -1,4 +1,3 @@
-#include <cstdlib>
 // strips.cpp: fusion across steps. A chain such as 1x1 -> depthwise -> 1x1, or convolution -> max pooling, runs strip by strip:
 // a thread computes a few rows of the first result, from them rows of the second, and so on, so that wide intermediate results
 // (MobileNet's 112x112x96: 4.8 MB an image) stay in its second-level cache and are never written to memory.
@@ -23,16 +22,15 @@
 namespace ck {
 namespace {
 
+constexpr int64_t kWorthBytes = 128 << 10;  // an intermediate result smaller than this stays in the caches anyhow
+constexpr int64_t kOverlap = 7;             // rows of an image for each one that two threads, half of the image each, would both make
+constexpr int64_t kEvenStrips = 16;         // as many for each thread, where there are fewer than this for each
 
-int64_t env(const char* n, int64_t d) { const char* v = getenv(n); return v ? atoll(v) << 10 : d; }
-const int64_t kWorthBytes = env("W", 512 << 10);      // an intermediate result smaller than this stays in the caches anyhow
-const int64_t kWorthBytesGate = env("G", 128 << 10);  // the same of squeeze and excitation, where there is no overlap to make twice
-const int64_t kBufferBytes = env("B", 400 << 10);     // of the second-level cache
-constexpr int64_t kEvenStrips = 16;             // as many for each thread, where there are fewer than this for each
-const int64_t kWeightBytes = env("WT", 256 << 10);     // the weights of a chain are read once per strip
-// In bfloat16 the products cost so little that everything waits for memory: shorter chains pay, and a larger part of the second-level cache may
-// hold weights (ResNet's blocks 1x1 -> 3x3 -> 1x1, whose residual is then read where the first convolution has just read it).
-constexpr int64_t kWorthBytesBf16 = 128 << 10;
+// Of the second-level cache: a chain's buffers, and its weights, which are read once per strip. In bfloat16 the products cost so little that everything
+// waits for memory: more of it may hold weights (ResNet's blocks 1x1 -> 3x3 -> 1x1, whose residual is then read where the first convolution has just
+// read it). Tried: buffers of a fifth or a tenth of it, 2 to 5 % slower (MobileNet-v2, EfficientNet-B0, Granite Rapids, November 2026).
+int64_t buffer_bytes(bool bf16) { return bf16 ? 400 << 10 : l2_bytes / 2; }
+int64_t weight_bytes(bool bf16) { return bf16 ? std::max<int64_t>(256 << 10, l2_bytes * 3 / 8) : l2_bytes * 5 / 16; }
 
 int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -83,6 +81,9 @@ View rows_from(View v, int bytes, int64_t n, int64_t row) {
   v.data = static_cast<char*>(v.data) + (n * v.image + row * v.row) * bytes;
   return v;
 }
+
+// Rows of the input that two neighbouring strips both need.
+int64_t overlap(const Height& s) { return (s.r - 1) * s.dil + 1 - s.stride; }
 
 Rows input_rows(const Height& s, Rows out) {
   return {std::max<int64_t>(0, out.from * s.stride - s.pad), std::min(s.in, (out.to - 1) * s.stride - s.pad + (s.r - 1) * s.dil + 1)};
@@ -160,33 +161,36 @@ bool Plan::can_strip(const Step& step) const {
 bool Plan::feeds(const Step& from, const Step& to, bool keep) const {
   const Root& root = roots_[tensor(from.y).root];
   const bool only = !root.is_input && root.aliases == 0 && (keep || root.last == root.first + 1);
-  const bool gate = std::holds_alternative<Call<MapKernel, MapProblem>>(from.call) || keep;
-  return to.x == from.y && to.x2 != from.y && only &&
-         elements(tensor(from.y).dims) * bytes_of(root) >= (root.is_bf16 ? kWorthBytesBf16
-                                                            : gate       ? kWorthBytesGate
-                                                                         : kWorthBytes);
+  return to.x == from.y && to.x2 != from.y && only && elements(tensor(from.y).dims) * bytes_of(root) >= kWorthBytes;
 }
 
 void Plan::fuse_strips() {
-  const int64_t most_weights = bf16_ == Bf16::kOff ? kWeightBytes : std::max(kWeightBytes, l2_bytes * 3 / 8);
+  const bool bf16 = bf16_ != Bf16::kOff;
+  const int64_t most_weights = weight_bytes(bf16), most_buffers = buffer_bytes(bf16);
+  // Weights that outweigh what they multiply come from memory at N=1 and are better shared by the threads than the pixels: none allowed.
+  const auto weights_of = [&](const Step& s) {
+    const int64_t bytes = s.weights ? s.weights->bytes() : 0;
+    return !bf16 && bytes > element_bytes_ * (elements(tensor(s.x).dims) + elements(tensor(s.y).dims)) ? most_weights + 1 : bytes;
+  };
   std::vector<Step> steps;
   std::vector<Info> infos;
   for (size_t i = 0; i < steps_.size();) {
     size_t end = i + 1;  // the chain is [i, end)
-    int64_t weights = steps_[i].weights ? steps_[i].weights->bytes() : 0;
+    int64_t weights = weights_of(steps_[i]);
     std::vector<char> kept{0};
     if (can_strip(steps_[i]) && weights <= most_weights)
       while (end < steps_.size() && end - i < 8) {
-        const int64_t more = steps_[end].weights ? steps_[end].weights->bytes() : 0;
+        const int64_t more = weights_of(steps_[end]);
         if (weights + more > most_weights) break;
         if (const auto* pool = std::get_if<1>(&steps_[end].call))
-          if (bf16_ == Bf16::kOff && is_global(pool->problem) && pool->kernel->name == std::string("pool_vector") &&
+          if (!bf16 && is_global(pool->problem) && pool->kernel->name == std::string("pool_vector") &&
               feeds(steps_[end - 1], steps_[end], true))
             halve_global_pool(end);
         if (!can_strip(steps_[end])) break;
         const auto* pool = std::get_if<1>(&steps_[end].call);
         const bool sums = pool && of_rows(pool->problem);
-        if (!feeds(steps_[end - 1], steps_[end], sums)) break;
+        if (!feeds(steps_[end - 1], steps_[end], sums) || (!bf16 && overlap(height_of(steps_[end])) * kOverlap > height_of(steps_[end]).in))
+          break;
         const Root& between = roots_[tensor(steps_[end].x).root];
         kept.back() = between.last > between.first + 1, kept.push_back(0);
         weights += more;
@@ -220,8 +224,8 @@ void Plan::fuse_strips() {
     };
     strips->rows = 1;
     // In bfloat16 the buffers would hold half an image; eight strips or, of small maps, four let threads share evenly.
-    const int64_t most_rows = bf16_ == Bf16::kOff ? out : out < 56 ? (out + 3) / 4 : (out + 7) / 8;
-    while (strips->rows < most_rows && total(buffers(strips->rows + 1)) <= kBufferBytes) ++strips->rows;
+    const int64_t most_rows = !bf16 ? out : out < 56 ? (out + 3) / 4 : (out + 7) / 8;
+    while (strips->rows < most_rows && total(buffers(strips->rows + 1)) <= most_buffers) ++strips->rows;
     strips->buffers = buffers(strips->rows);
     int64_t scratch = 0;
     for (const Step& part : strips->parts)

@@ -49,6 +49,7 @@ struct Tile {
   int64_t k;          // filters that exist in this panel
   const Activation* act;
   int64_t x_channel = 0;  // first channel read: the start of a group
+  int64_t x_step = 0;     // floats from pixel to pixel, for even_tile.h
   // On the way lines are fetched into the second-level cache: with every chunk of channels eight of x + ahead of each entry (what the next tile
   // will read), or of `fetch` (weights that will be read soon and come from memory), or as many of these as w has.
   int64_t ahead = 0;

@@ -71,15 +71,31 @@ CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Row& row, c
       const vf v = io.load(x + j * step);
       CK_UNROLL
       for (int s = 0; s < kS; ++s)
-        if ((j - s) % kStride == 0 && j - s >= 0 && (j - s) / kStride < kPixels) acc[(j - s) / kStride] += v * b[s];
+        if ((j - s) % kStride == 0 && j - s >= 0 && (j - s) / kStride < kPixels) add_product(acc[(j - s) / kStride], v, b[s]);
     }
   }
-  const vf bias = a.bias ? io.load(static_cast<const float*>(a.bias) + k) : splat(0.f);
-  CK_UNROLL
-  for (int i = 0; i < kPixels; ++i) {
-    if (Edge::any && i >= t.count) break;
-    finish(p, a, acc[i], t.y + k + i * a.y.pixel, t.residual ? t.residual + k + i * a.residual.pixel : nullptr, bias, lo, hi, io);
+  if (a.bias) {
+    const vf bias = io.load(static_cast<const float*>(a.bias) + k);
+    CK_UNROLL
+    for (int i = 0; i < kPixels; ++i) acc[i] += bias;
   }
+  const int count = Edge::any ? t.count : kPixels;
+  if (t.residual) {
+    const float* residual = t.residual + k;
+    const int64_t residual_step = a.residual.pixel;
+    CK_UNROLL
+    for (int i = 0; i < kPixels; ++i)
+      if (i < count) acc[i] += io.load(residual + i * residual_step);
+  }
+  if (p.act.kind == Act::kClamp) {
+    CK_UNROLL
+    for (int i = 0; i < kPixels; ++i) acc[i] = clamp(acc[i], lo, hi);
+  }
+  float* y = t.y + k;
+  const int64_t y_step = a.y.pixel;
+  CK_UNROLL
+  for (int i = 0; i < kPixels; ++i)
+    if (i < count) io.store(y + i * y_step, acc[i]);
 }
 
 template <int kS, int kStride, class Edge>

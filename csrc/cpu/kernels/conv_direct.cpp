@@ -4,6 +4,7 @@
 // Layout    x NDHWC, w in gemm.h's panels, y NZPQK
 // Tiling    a task is a tile of up to kTile pixels (flat over z p q of one image) times a super-panel of filters that stays in L2.
 //           For each tile a table of pointers, tap x pixel, is made once and used by all panels; a padded pixel points at a row of zeros.
+//           1x1 with stride 1: pixels lie evenly, no table is needed (even_tile.h).
 //           Few channels (C < 16, undilated): the S pixels of a window row lie side by side in NHWC, so (s, c) is one reduction of S*C and only
 //           (t, r) remain as taps; windows that cross the left or right edge are copied to scratch with their zeros. C=3 needs no other kernel;
 //           the usual first layers have an instance of the tile with their sizes as constants.

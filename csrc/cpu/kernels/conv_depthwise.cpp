@@ -57,7 +57,8 @@ struct Step {
 
 // One vector of a step, width kS, stride kStride, no dilation.
 template <int kS, int kStride, class Edge, class IO>
-CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Row& row, const Step& t, const float* w, int64_t k, vf lo, vf hi, IO io) {
+CK_INLINE void pixels(const ConvProblem& p, const ConvArgs& a, const Row& row, const Step& t, const float* w, int64_t k, vf lo, vf hi,
+                      IO io) {
   constexpr int kColumns = (kPixels - 1) * kStride + kS;
   vf acc[kPixels];
   CK_UNROLL

@@ -15,6 +15,7 @@ namespace ck {
 namespace CK_ISA {
 
 constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
 constexpr int kTile[5] = {0, 14, 14, 9, 6};
 constexpr int kMaxTile = 14;
 
@@ -37,6 +38,8 @@ CK_INLINE vf quotient(vf a, vf b) {  // a / b within an ulp, 1 <= b < 2^126: a d
   return q * _mm512_fnmadd_ps(b, r, splat(1.0f)) + q;
 }
 CK_INLINE void add_product(vf& sum, vf a, vf b) { asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
+CK_INLINE void add_product(vf& sum, const float* a, vf b) { asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(b), "m"(*a)); }
+CK_INLINE void subtract_product(vf& sum, vf a, vf b) { asm("vfnmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
 
 }  // namespace CK_ISA
 }  // namespace ck

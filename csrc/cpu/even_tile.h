@@ -63,14 +63,14 @@ void even_tile(const Tile& t) {
   const int64_t step = t.x_step * static_cast<int64_t>(sizeof(float)), three = 3 * step;
   const float* w = t.w + t.tap[0] * t.c * kStep;
   const float* fetch = t.fetch ? t.fetch : first + t.ahead;
+  const int64_t fetch_step = t.fetch_step * kQuad / kChunk;
   int64_t c = t.c;
-  for (; c >= kQuad; c -= kQuad, w += kQuad * kStep, fetch += kFetched) {
+  for (; c >= kQuad; c -= kQuad, w += kQuad * kStep, fetch += fetch_step) {
     CK_UNROLL
     for (int i = 0; i < kFetched; i += 16) __builtin_prefetch(fetch + i, 0, 2);
     if (t.fetch_all) {
       CK_UNROLL
       for (int i = kFetched; i < kQuad * kStep; i += 16) __builtin_prefetch(fetch + i, 0, 2);
-      fetch += kQuad * kStep - kFetched;
     }
     multiply_channel<0>(x, step, three, w, acc);
     multiply_channel<1>(x, step, three, w, acc);

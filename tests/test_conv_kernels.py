@@ -241,6 +241,37 @@ def test_every_count_of_channels(row: str) -> None:
     assert ran >= 24, ran
 
 
+@pytest.mark.parametrize("window", [3, 5, 7])
+def test_depthwise_rows_of_every_length(isa: str, window: int) -> None:
+    """Which columns of a step lie outside is known at compile time for some rows and paddings, not for all."""
+    ran, half = 0, window // 2
+    for stride, w, (lo, hi) in itertools.product((1, 2), range(1, 31), ((half, half), (half - 1, half), (0, half))):
+        if w + lo + hi < window:
+            continue
+        pads = dict(pad_lo=(0, half, lo), pad_hi=(0, half, hi))
+        problem = Conv(1, 3, w, 19, 19, 1, window, window, (1, stride, stride), groups=19, **pads)
+        residual = bool(w % 2)
+        data = odd_data(problem, 1, bool(w % 3), residual)
+        plan, exact = one("conv_depthwise", problem, data.w, data.bias, residual=residual, act="relu6")
+        inputs = [data.x, data.residual] if residual else [data.x]
+        check("conv_depthwise", plan.run(inputs)[0], data, problem, exact, "relu6", str(problem))
+        ran += 1
+    assert ran > 100
+
+
+def test_pixels_that_lie_evenly(isa: str, rng: np.random.Generator) -> None:
+    """1x1 over maps of every size: exact, and the same bits as through a table of pointers (rows with gaps)."""
+    for w in range(5, 36):
+        c, k = (w * 7) % 23 + 1, (w * 29) % 100 + 1
+        problem = Conv(1, 3, w, c, k, 1, 1, 1)
+        data = odd_data(problem, 2, True, True)
+        plan, exact = one("conv_direct", problem, data.w, data.bias, residual=True)
+        check("conv_direct", plan.run([data.x, data.residual])[0], data, problem, exact, what=str(problem))
+        x = rng.standard_normal(data.x.shape, np.float32)
+        plan, _ = one("conv_direct", problem, rng.standard_normal(problem.w_shape, np.float32), data.bias, act="silu")
+        assert np.array_equal(plan.run([x])[0], plan.run([with_long_rows(x)])[0]), str(problem)
+
+
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_activations(row: str, act: str) -> None:
     """Each one, with and without bias and residual, on values around its bends."""

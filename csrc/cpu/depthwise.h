@@ -30,10 +30,7 @@ CK_INLINE void each_row(const ConvProblem& p, const ConvArgs& a, int64_t first, 
     for (int64_t row = p.p * rows / l.row_blocks; row < p.p * (rows + 1) / l.row_blocks; ++row) {
       f(n, z, row, k_first, k_last);
       if (p.act.kind == Act::kNone || p.act.kind == Act::kClamp) continue;
-      float* y = at<float>(a.y, n, z, row, 0) + k_first;
-      if (a.y.pixel == k_last - k_first) activate_span(y, y, p.q * a.y.pixel, p.act);
-      else
-        for (int64_t q = 0; q < p.q; ++q, y += a.y.pixel) activate_span(y, y, k_last - k_first, p.act);
+      activate_rows(at<float>(a.y, n, z, row, 0) + k_first, a.y.pixel, p.q, k_last - k_first, p.act);
     }
   }
 }

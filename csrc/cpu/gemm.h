@@ -50,6 +50,7 @@ struct Tile {
   int64_t k;          // filters that exist in this panel
   const Activation* act;
   int64_t x_channel = 0;  // first channel read: the start of a group
+  int64_t x_step = 0;     // floats from pixel to pixel, for even_tile.h
   // On the way lines are fetched into the second-level cache: with every chunk of channels eight of x + ahead of each entry (what the next tile
   // will read), or of `fetch`, which then moves by fetch_step floats (weights that will be read soon and come from memory), or as many of these
   // as w has.
@@ -137,8 +138,7 @@ CK_INLINE void finish(const Tile& t, vf (&acc)[kPixels][kVecs]) {
     }
   }
   // The others need more registers than the tile leaves free: a second pass over what was just stored.
-  if (t.act->kind != Act::kNone && t.act->kind != Act::kClamp)
-    for (int i = 0; i < kPixels; ++i) activate_span(t.y + i * t.y_step, t.y + i * t.y_step, t.k, *t.act);
+  if (t.act->kind != Act::kNone && t.act->kind != Act::kClamp) activate_rows(t.y, t.y_step, kPixels, t.k, *t.act);
 }
 
 // Asks for the lines that finish will write.

@@ -30,13 +30,17 @@ struct Table {
   const float* zeros;  // what a padded pixel points at
 };
 
+// 1x1 convolutions pixel by pixel through an image without padding or gaps: the pixels of x lie as evenly as those of y.
+CK_INLINE bool evenly(const ConvProblem& p, const View& x) {
+  const bool same =
+      p.z == p.d && p.p == p.h && p.q == p.w && p.stride_d * p.stride_h * p.stride_w == 1 && p.pad_d_lo + p.pad_h_lo + p.pad_w_lo == 0;
+  return same && p.t * p.r * p.s == 1 && x.row == p.w * x.pixel && (p.d == 1 || x.depth == p.h * x.row);
+}
+
 // Pointers for the outputs [m, m + count) of image n, flat over z p q. Returns the number of entries. With `across`, m runs over the batch and
 // every tap has an entry; otherwise taps that are padding for all these pixels are left out (the grouping within an image is fixed, so the bits are too).
 CK_INLINE int64_t point_flat(const ConvProblem& p, bool across, const View& x, int64_t n, int64_t m, int count, const Table& table) {
-  // Pixel by pixel through an image without padding: the pixels of x lie as evenly as those of y.
-  const bool same =
-      p.z == p.d && p.p == p.h && p.q == p.w && p.stride_d * p.stride_h * p.stride_w == 1 && p.pad_d_lo + p.pad_h_lo + p.pad_w_lo == 0;
-  if (same && p.t * p.r * p.s == 1 && !across && x.row == p.w * x.pixel && (p.d == 1 || x.depth == p.h * x.row)) {
+  if (!across && evenly(p, x)) {
     const float* x_m = at<const float>(x, n, 0, 0, 0) + m * x.pixel;
     for (int i = 0; i < count; ++i) table.x[i] = x_m + i * x.pixel;
     table.tap[0] = 0;

@@ -250,8 +250,9 @@ class Plan {
   // Row-local steps run strip by strip: rows of each intermediate result live in a thread's buffer, never in the arena (strips.cpp).
   struct Strips {
     std::vector<Step> parts;
+    std::vector<char> kept;        // 1: the part's result lies in the arena, since later steps read it as well
     int64_t rows;                  // output rows of a strip
-    std::vector<int64_t> buffers;  // bytes of each part's buffer (none for the last)
+    std::vector<int64_t> buffers;  // bytes of each part's buffer (none for the last and for what is kept)
     int64_t scratch;               // bytes a thread needs in all
   };
 
@@ -278,9 +279,10 @@ class Plan {
   template <class K, class P>
   void add_step(const std::vector<const K*>& rows, const P& problem, Step step, Info info, const std::string& forced = "");
   void use(int t, int step);
+  void halve_global_pool(size_t i);
   void fuse_strips();
   bool can_strip(const Step& step) const;
-  bool feeds(const Step& from, const Step& to) const;
+  bool feeds(const Step& from, const Step& to, bool keep) const;
   void run_strips(const Strips& strips, const std::vector<Place>& places, int64_t images, int threads, Lease& memory) const;
   void count_uses(const std::vector<int>& outputs);
   void store_bf16();

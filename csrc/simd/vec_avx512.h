@@ -30,6 +30,13 @@ CK_INLINE vf splat(float v) { return _mm512_set1_ps(v); }
 CK_INLINE vf vmax(vf v, vf lo) { return _mm512_max_ps(lo, v); }  // the second operand wins when either is NaN
 CK_INLINE vf vmin(vf v, vf hi) { return _mm512_min_ps(hi, v); }
 CK_INLINE vf vsqrt(vf v) { return _mm512_sqrt_ps(v); }
+CK_INLINE vf times_pow2(vf v, vf n) { return _mm512_scalef_ps(v, n); }  // rounds n down
+// table[i] by the low five bits of each lane.
+CK_INLINE vf choose_of_32(const float* table, vf bits) { return _mm512_permutex2var_ps(load(table), (__m512i)bits, load(table + kLanes)); }
+CK_INLINE vf quotient(vf a, vf b) {  // a / b within an ulp, 1 <= b < 2^126: a division occupies its unit for 10 cycles
+  const vf r = _mm512_rcp14_ps(b), q = a * r;
+  return q * _mm512_fnmadd_ps(b, r, splat(1.0f)) + q;
+}
 CK_INLINE void add_product(vf& sum, vf a, vf b) { asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
 CK_INLINE void add_product(vf& sum, const float* a, vf b) { asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(b), "m"(*a)); }
 CK_INLINE void subtract_product(vf& sum, vf a, vf b) { asm("vfnmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }

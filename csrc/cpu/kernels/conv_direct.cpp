@@ -4,6 +4,7 @@
 // Layout    x NDHWC, w in gemm.h's panels, y NZPQK
 // Tiling    a task is a tile of up to kTile pixels (flat over z p q of one image) times a super-panel of filters that stays in L2.
 //           For each tile a table of pointers, tap x pixel, is made once and used by all panels; a padded pixel points at a row of zeros.
+//           1x1 with stride 1: pixels lie evenly, no table is needed (even_tile.h).
 //           Few channels (C < 16, undilated): the S pixels of a window row lie side by side in NHWC, so (s, c) is one reduction of S*C and only
 //           (t, r) remain as taps; windows that cross the left or right edge are copied to scratch with their zeros. C=3 needs no other kernel;
 //           the usual first layers have an instance of the tile with their sizes as constants.
@@ -12,6 +13,7 @@
 // Cost      2*NZPQK*TRSC/G flop; 4*(x + w + y) bytes plus x once more per super-panel
 // Refuses   nothing; poor for groups of fewer filters than a vector
 // Source    Dukhan 2019, arXiv:1907.02129
+#include "cpu/even_tile.h"
 #include "cpu/gemm.h"
 #include "cpu/pixels.h"
 #include "cpu/swapped.h"
@@ -108,6 +110,7 @@ CK_INLINE Shape shape_of(const ConvProblem& p, int64_t images) {
   }
   s.few = s.mode == Mode::kFlat && (s.across ? s.tiles : images * s.tiles) <= kFewTiles;
   s.split = split_of(p, s.few ? l2_bytes / 8 : l2_bytes * 5 / 8);
+  if (s.few && s.split.total % s.split.supers) s.split.supers = s.split.total;  // 5 panels, 3 and 2 of them: a fifth of the time one thread would wait
   return s;
 }
 
@@ -198,7 +201,7 @@ struct Fetch {
 
 // All panels [first, last) of one tile; `first_tile` in place of the usual kernel. `x` is a table of s.tile-wide rows made for `count` pixels.
 CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a, int64_t first, int64_t last, int count, int64_t entries,
-                        float* y, int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch, int64_t ahead, const Fetch& fetch, TileFn first_tile = nullptr) {
+                        float* y, int64_t y_step, const float* residual, int64_t residual_step, const Scratch& scratch, int64_t ahead, const Fetch& fetch, TileFn first_tile = nullptr, int64_t x_step = 0) {
   const int64_t c_group = p.c / p.groups, rows = taps_of(p) * c_group;
   const Panels& panels = s.split.panels;
   const float* weights = static_cast<const float*>(a.weights);
@@ -219,25 +222,27 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
            bias ? bias + k : nullptr,
            least(vecs * kLanes, panels.group_k - k_first),
            &p.act};
-    t.x_channel = g * c_group;
+    t.x_channel = g * c_group, t.x_step = x_step;
     t.ahead = ahead && i - first < 7 ? ahead + (i - first) * kFetch / kChunk * s.c : 0;
     if (fetch.cold) t.fetch = t.w + kWeightsAhead, t.fetch_step = kChunk * vecs * kLanes, t.fetch_all = true;
     else if (fetch.next) fetch_share(t, t.w + fetch.next, vecs * kLanes * rows, vecs * kLanes, fetch.tile, fetch.tiles);
     if (count <= kTile[vecs]) {
-      (first_tile ? first_tile : tile_fn(vecs, count))(t);
+      (first_tile ? first_tile : x_step ? even_tile_fn(vecs, count) : tile_fn(vecs, count))(t);
       continue;
     }
     // A wider panel takes fewer pixels at a time: halves (or thirds) of the tile.
     const int parts = (count + kTile[vecs] - 1) / kTile[vecs];
     for (int part = 0; part < parts; ++part) {
       const int from = count * part / parts, to = count * (part + 1) / parts;
-      for (int64_t e = 0; e < entries; ++e)
-        for (int pixel = from; pixel < to; ++pixel) scratch.x_part[e * (to - from) + pixel - from] = scratch.x[e * count + pixel];
       Tile u = t;
       u.x = scratch.x_part;
+      if (x_step) scratch.x_part[0] = scratch.x[0] + from * x_step;
+      else
+        for (int64_t e = 0; e < entries; ++e)
+          for (int pixel = from; pixel < to; ++pixel) scratch.x_part[e * (to - from) + pixel - from] = scratch.x[e * count + pixel];
       u.y = t.y + from * y_step;
       if (residual) u.residual = t.residual + from * residual_step;
-      tile_fn(vecs, to - from)(u);
+      (x_step ? even_tile_fn(vecs, to - from) : tile_fn(vecs, to - from))(u);
     }
   }
 }
@@ -245,6 +250,8 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
 void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first, int64_t last, void* memory) {
   const Shape s = shape_of(p, images);
   const bool staged = s.staged && a.x.pixel * p.stride_w % apart(s) == 0;
+  const bool even = kEvenTiles && s.mode == Mode::kFlat && !s.across && evenly(p, a.x);
+  const int64_t x_step = !even ? 0 : staged ? s.row_floats : a.x.pixel;
   Scratch scratch;
   scratch_layout(p, s, static_cast<char*>(memory), &scratch);
   for (int64_t c = 0; c < p.c; ++c) scratch.zeros[c] = 0.f;
@@ -267,7 +274,9 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
       const int64_t m = pixel;
       pixel = s.pixels * (in_image + 1) / s.tiles;
       const int count = static_cast<int>(pixel - m);
-      const int64_t entries = point_flat(p, s.across, a.x, n, m, count, table);
+      int64_t entries = 1;
+      if (even && !staged) scratch.x[0] = at<const float>(a.x, n, 0, 0, 0) + m * a.x.pixel, scratch.tap[0] = 0;
+      else entries = point_flat(p, s.across, a.x, n, m, count, table);
       // The next tile's pixels follow this one's, if the filter leaves none out.
       int64_t ahead = p.stride_w <= p.s && !s.few ? count * p.stride_w * a.x.pixel : 0;
       if (staged && entries) {
@@ -294,7 +303,8 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
           if (a.residual.data)
             residual = s.across ? static_cast<const float*>(a.residual.data) + m * a.residual.pixel
                                 : at<float>(a.residual, n, 0, 0, 0) + m * a.residual.pixel;
-          multiply(p, s, a, panel_from, panel_to, count, entries, y, a.y.pixel, residual, a.residual.pixel, scratch, ahead, fetch);
+          multiply(p, s, a, panel_from, panel_to, count, entries, y, a.y.pixel, residual, a.residual.pixel, scratch, ahead, fetch, nullptr,
+                   x_step);
           continue;
         }
       }

@@ -144,8 +144,8 @@ def winograd_rms_ratio(algo: str, channels: int) -> float:
     """How much larger Winograd's RMS error may be than the direct kernel's on normal numbers. Measured.
 
     6x6 tiles: 1.75-1.95 from 64 channels on; the transforms' own roundings, which few channels do not outweigh, raise
-    it to 2.4 (2.6 without fused multiply-adds) at 16; summed by 32 channels (conv_winograd_small) 0.6 at 512. 4x4 tiles:
-    below 1, as C products are summed in place of 9 C.
+    it to 2.4 (2.6 without fused multiply-adds) at 16; with sums by 32 channels (conv_winograd_small) 0.6 at 512. 4x4
+    tiles: below 1, as C products are summed in place of 9 C.
     """
     if algo == "conv_winograd2":
         return 1.0

@@ -117,25 +117,90 @@ CK_INLINE void finish(const Out& o, vf (&acc)[kRows][kCols]) {
       }
 }
 
-// Copies `floats` channels of a window of pixels, first at (h, w), to rows of `pitch` pixels of `apart` floats, with zeros where there is no
-// input and behind the channels. On the way the lines `ahead` floats further, of the rows from `fetch_from` on, come to the second-level cache.
-CK_INLINE void stage(const ConvProblem& p, const View& x, int64_t n, int64_t z, int64_t h, int64_t w, int64_t channel, int floats, int height,
-                     int pitch, int apart, int64_t ahead, int fetch_from, float* to) {
-  const int64_t from = least(pitch, most(0, -w)), until = most(from, least(pitch, p.w - w));
-  for (int i = 0; i < height; ++i) {
-    const bool outside = static_cast<uint64_t>(h + i) >= static_cast<uint64_t>(p.h);
-    const int64_t begin = outside ? pitch : from, end = outside ? pitch : until;
-    for (int64_t f = 0; f < begin * apart; f += kLanes) store(to + f, splat(0.f));
-    to += begin * apart;
-    const float* x_w = outside ? nullptr : at<const float>(x, n, z, h + i, w + begin) + channel;
-    for (int64_t j = begin; j < end; ++j, x_w += x.pixel, to += apart) {
-      if (i >= fetch_from) __builtin_prefetch(x_w + ahead, 0, 2);
-      for (int f = 0; f < apart; f += kLanes)
-        store(to + f, floats - f >= kLanes ? load(x_w + f) : floats > f ? load_n(x_w + f, floats - f) : splat(0.f));
-    }
-    for (int64_t f = 0; f < (pitch - end) * apart; f += kLanes) store(to + f, splat(0.f));
-    to += (pitch - end) * apart;
+// A window of pixels, first at (h, w) of image n, copied row by row to rows of `pitch` pixels of kApart floats, with zeros where there is no
+// input and behind the channels. Channels beyond kApart go to further layers of the copy.
+template <int kApart>
+struct Copy {
+  const float* x;  // the window's first row and first existing column
+  int64_t row, pixel;
+  int h, rows_in;    // the next row to copy, and how many the input has
+  int begin, end;    // the columns that exist
+  int height, pitch, i;
+  int64_t floats;    // channels still to copy, of this layer and the next ones
+  float* to;
+  int64_t skip;      // floats between the layers of the copy
+
+  CK_INLINE_MEMBER void start(const ConvProblem& p, const View& v, int64_t n, int64_t z, int64_t h_first, int64_t w, int64_t channel,
+                              int64_t channels, int height_, int pitch_, float* to_, int64_t layer) {
+    begin = static_cast<int>(least(pitch_, most(0, -w))), end = static_cast<int>(most(begin, least(pitch_, p.w - w)));
+    x = at<const float>(v, n, z, h_first, w + begin) + channel;
+    row = v.row, pixel = v.pixel, h = static_cast<int>(h_first), rows_in = static_cast<int>(p.h);
+    height = height_, pitch = pitch_, i = 0, floats = channels, to = to_;
+    skip = layer - static_cast<int64_t>(height_) * pitch_ * kApart;
   }
+  CK_INLINE_MEMBER bool done() const { return floats <= 0; }
+  CK_INLINE_MEMBER void zero(int pixels) {
+    for (float* last = to + pixels * kApart; to < last; to += kLanes) store(to, splat(0.f));
+  }
+  // The next row.
+  CK_INLINE_MEMBER void step() {
+    if (static_cast<uint32_t>(h) >= static_cast<uint32_t>(rows_in)) {
+      zero(pitch);
+    } else {
+      zero(begin);
+      const float* from = x;
+      if (floats >= kApart)
+        for (int j = begin; j < end; ++j, from += pixel, to += kApart)
+          CK_UNROLL
+          for (int f = 0; f < kApart; f += kLanes) store(to + f, load(from + f));
+      else
+        for (int j = begin; j < end; ++j, from += pixel, to += kApart)
+          for (int f = 0; f < kApart; f += kLanes)
+            store(to + f, floats - f >= kLanes ? load(from + f) : floats > f ? load_n(from + f, static_cast<int>(floats - f)) : splat(0.f));
+      zero(pitch - end);
+    }
+    x += row, ++h;
+    if (++i == height) {
+      x += kApart - height * row, h -= height, i = 0;
+      floats -= kApart, to += skip;
+    }
+  }
+};
+
+// Input that the next band of tiles will read first comes to the second-level cache while this one is computed, at an even pace: a burst of requests
+// would fill the queue to memory and stop the loads behind it.
+struct Fetch {
+  const float* at;
+  int64_t line, lines, skip;  // of a pixel: the next one, how many, floats from the last one to the next pixel
+  int64_t each;               // lines for one of the units of work of a band
+
+  CK_INLINE_MEMBER void some(int64_t count) {
+    for (; count > 0; --count) {
+      __builtin_prefetch(at, 0, 2);
+      at += 16;
+      if (++line == lines) line = 0, at += skip;
+    }
+  }
+};
+// Channels [channel, channel + channels) belong to this block of `blocks`; the bands of all blocks are walked image by image. The task at_tile does
+// `units` of the band's units * c.parts.
+CK_INLINE Fetch fetch_next(const ConvProblem& p, const Cut& c, const View& x, int64_t n, int64_t images, int64_t tile, int64_t channel,
+                           int64_t channels, int64_t units) {
+  Fetch f{nullptr, 0, (channels + 15) / 16, 0, 0};
+  int64_t part = tile % c.parts, band = tile / c.parts % c.bands + 1, z = tile / (c.parts * c.bands);
+  if (band == c.bands) band = 0, ++z;
+  if (z == p.z) z = 0, channel += channels;
+  if (channel >= p.c) channel = 0, ++n;
+  if (n == images) return f;
+  const int64_t step = c.rows * p.stride_h, height = window(c.rows, static_cast<int>(p.stride_h)), h = band * step - p.pad_h_lo;
+  const int64_t from = most(0, band ? h + height - step : h), to = least(p.h, h + height);
+  if (from >= to) return f;
+  f.each = ((to - from) * p.w * f.lines + units * c.parts - 1) / (units * c.parts);
+  const int64_t first = part * units * f.each, pixel = first / f.lines;
+  f.line = first % f.lines;
+  f.skip = x.pixel - f.lines * 16;
+  f.at = at<const float>(x, n, z, from, 0) + channel + pixel * x.pixel + f.line * 16;
+  return f;
 }
 
 }  // namespace

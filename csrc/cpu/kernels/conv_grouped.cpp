@@ -33,7 +33,7 @@ namespace {
 
 constexpr int kPixels = kTile[2];  // of the general loop
 constexpr int kRows = 2;           // of a tile
-constexpr int64_t kBlockVecs = 8;
+constexpr int64_t kBlockVecs = 16;
 
 // Columns of a tile: so many that sums, weights and the vectors of an input row fit the registers; or four where rows are short.
 constexpr int kFew = 4;
@@ -135,11 +135,12 @@ struct Window {
   const float* row[window(kRows, 2)];  // null: outside the input
   int64_t pixel;
   bool skip_first, skip_last;  // the first and the last column are outside
-  int64_t ahead;               // the rows of the tile below are fetched on the way
+  Fetch fetch;
+  int64_t lines;  // with every row
 };
 
 template <int kGroup, int kColumns, int kStride>
-void tile(const Window& x, const float* w, const Out& out) {
+void tile(Window& x, const float* w, const Out& out) {
   constexpr int kHeight = window(kRows, kStride), kPitch = window(kColumns, kStride);
   const int64_t pixel = x.pixel;
   vf acc[kRows][kColumns];
@@ -151,11 +152,7 @@ void tile(const Window& x, const float* w, const Out& out) {
     constexpr int i = row.value;
     const float* x_i = x.row[i];
     if (!x_i) return;
-    if (i >= kWidth - kStride && x.ahead) {
-      const float* fetch = x_i + x.ahead;
-      CK_UNROLL
-      for (int j = 0; j < kPitch; ++j, fetch += pixel) __builtin_prefetch(fetch, 0, 2);
-    }
+    x.fetch.some(x.lines);
     each<kStride * kGroup>([&](auto step) __attribute__((always_inline)) {
       constexpr int d = step.value % kGroup, parity = step.value / kGroup;
       vf b[kRows][kWidth];
@@ -188,22 +185,26 @@ void run_square(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t
   const Layout l = layout_of(p);
   float* staged = static_cast<float*>(memory);
   for (int64_t task = first; task < last; ++task) {
-    const int64_t n = task / l.tiles % images, block = task / (l.tiles * images), to = least(l.vecs, (block + 1) * kBlockVecs);
-    const Place at_tile = place(p, l.cut, task % l.tiles);
+    const int64_t n = task / (l.tiles * l.blocks), block = task / l.tiles % l.blocks, tile_n = task % l.tiles;
+    const int64_t to = least(l.vecs, (block + 1) * kBlockVecs);
+    const Place at_tile = place(p, l.cut, tile_n);
     const int64_t h = at_tile.p * kStride - p.pad_h_lo, w = at_tile.q * kStride - p.pad_w_lo;
     Window x;
     const auto below = [&](int i) { return i < window(at_tile.rows, kStride) && static_cast<uint64_t>(h + i) < static_cast<uint64_t>(p.h); };
+    x.fetch = fetch_next(p, l.cut, a.x, n, images, tile_n, block * kBlockVecs * kLanes, (to - block * kBlockVecs) * kLanes, to - block * kBlockVecs);
+    x.lines = (x.fetch.each + kHeight - 1) / kHeight;
     const bool inside = w >= -1 && w + kPitch <= p.w + 1;
     for (int64_t v = block * kBlockVecs; v < to; ++v) {
       const int64_t k = v * kLanes;
       if (inside && p.k - k >= kLanes) {
         for (int i = 0; i < kHeight; ++i) x.row[i] = below(i) ? at<const float>(a.x, n, at_tile.z, h + i, w) + k : nullptr;
-        x.pixel = a.x.pixel, x.skip_first = w < 0, x.skip_last = w + kPitch > p.w, x.ahead = kRows * kStride * a.x.row;
+        x.pixel = a.x.pixel, x.skip_first = w < 0, x.skip_last = w + kPitch > p.w;
       } else {  // a copy with zeros where there is nothing
-        stage(p, a.x, n, at_tile.z, h, w, k, static_cast<int>(least(kLanes, p.k - k)), kHeight, kPitch, kLanes, kRows * kStride * a.x.row,
-              kWidth - kStride, staged);
+        Copy<kLanes> copy;
+        copy.start(p, a.x, n, at_tile.z, h, w, k, least(kLanes, p.k - k), kHeight, kPitch, staged, 0);
+        while (!copy.done()) copy.step();
         for (int i = 0; i < kHeight; ++i) x.row[i] = below(i) ? staged + i * kPitch * kLanes : nullptr;
-        x.pixel = kLanes, x.skip_first = x.skip_last = false, x.ahead = 0;
+        x.pixel = kLanes, x.skip_first = x.skip_last = false;
       }
       tile<kGroup, kColumns, kStride>(x, static_cast<const float*>(a.weights) + k * kWidth * kWidth * kGroup,
                                       out_of(p, a, n, at_tile, k, p.k - k));

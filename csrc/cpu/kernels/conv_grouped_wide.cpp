@@ -10,9 +10,18 @@ constexpr int kFloats = 16;           // of a pixel in a layer of the window
 constexpr int kUnroll = 4;            // channels: the weights of a tap are padded to a multiple
 constexpr int64_t kMaxChannels = 64;  // of a group
 constexpr int64_t kBlockChannels = 256;
+constexpr int kTaps = kWidth * kWidth;
+
+// What is done for the tiles to come while one is computed, a part with every tap.
+struct Ahead {
+  Copy<kFloats> copy;
+  int rows;
+  Fetch fetch;
+  int64_t lines;
+};
 
 template <int kRows, int kCols, int kStride>
-void tile(const float* window_x, int64_t channels, int64_t layer_floats, const float* w, const Out& out) {
+void tile(const float* window_x, int64_t channels, int64_t layer_floats, const float* w, const Out& out, Ahead& ahead) {
   constexpr int kPitch = window(kCols, kStride);
   vf acc[kRows][kCols];
   CK_UNROLL
@@ -21,6 +30,8 @@ void tile(const float* window_x, int64_t channels, int64_t layer_floats, const f
     for (int j = 0; j < kCols; ++j) acc[i][j] = splat(0.f);
   for (int r = 0; r < kWidth; ++r)
     for (int s = 0; s < kWidth; ++s) {
+      for (int i = 0; i < ahead.rows && !ahead.copy.done(); ++i) ahead.copy.step();
+      ahead.fetch.some(ahead.lines);
       const float* layer = window_x + (r * kPitch + s) * kFloats;
       for (int64_t c = channels; c > 0; c -= kFloats, layer += layer_floats) {
         const float* end = layer + (c < kFloats ? c : kFloats);
@@ -39,7 +50,7 @@ void tile(const float* window_x, int64_t channels, int64_t layer_floats, const f
   finish(out, acc);
 }
 
-using WideTile = void (*)(const float*, int64_t, int64_t, const float*, const Out&);
+using WideTile = void (*)(const float*, int64_t, int64_t, const float*, const Out&, Ahead&);
 
 // Tiles of as many outputs as there are registers for their sums; the last of an image may have fewer rows.
 struct Tiles {
@@ -74,7 +85,7 @@ CK_INLINE Layout layout_of(const ConvProblem& p) {
   l.cut = cut(p, l.tiles->rows, l.tiles->cols);
   l.group_c = p.c / p.groups, l.group_k = p.k / p.groups;
   l.vecs = (l.group_k + kLanes - 1) / kLanes;
-  l.rows = kWidth * kWidth * ((l.group_c + kUnroll - 1) / kUnroll * kUnroll);
+  l.rows = kTaps * ((l.group_c + kUnroll - 1) / kUnroll * kUnroll);
   l.block_groups = most(1, kBlockChannels / l.group_c);
   l.blocks = (p.groups + l.block_groups - 1) / l.block_groups;
   const int stride = static_cast<int>(p.stride_w);
@@ -84,25 +95,55 @@ CK_INLINE Layout layout_of(const ConvProblem& p) {
   return l;
 }
 
+// The tile of a group: what is staged at once. Units of a range of tasks, one after the other.
+struct Unit {
+  int64_t task, last, from, to, g;
+  int64_t n, tile;
+  Place at_tile;
+
+  CK_INLINE_MEMBER void enter(const ConvProblem& p, const Layout& l) {
+    if (task >= last) return;
+    const int64_t tiles = l.cut.tiles;
+    int64_t block;
+    tile = task % tiles, block = task / tiles % l.blocks, n = task / (tiles * l.blocks);
+    at_tile = place(p, l.cut, tile);
+    from = g = block * l.block_groups, to = least(p.groups, g + l.block_groups);
+  }
+  CK_INLINE_MEMBER void advance(const ConvProblem& p, const Layout& l) {
+    if (++g == to) ++task, enter(p, l);
+  }
+};
+
 void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first, int64_t last, void* memory) {
   const Layout l = layout_of(p);
   const int stride = static_cast<int>(p.stride_w);
-  float* window_x = static_cast<float*>(memory);
-  for (int64_t task = first; task < last; ++task) {
-    const int64_t tile = task % l.cut.tiles, n = task / l.cut.tiles % images, block = task / (l.cut.tiles * images);
-    const Place at_tile = place(p, l.cut, tile);
-    const WideTile fn = l.tiles->fn[stride - 1][at_tile.rows - 1];
-    const int height = window(at_tile.rows, stride);
-    const int64_t to = least(p.groups, (block + 1) * l.block_groups);
-    for (int64_t g = block * l.block_groups; g < to; ++g) {
-      for (int64_t layer = 0; layer < l.layers; ++layer)
-        stage(p, a.x, n, at_tile.z, at_tile.p * stride - p.pad_h_lo, at_tile.q * stride - p.pad_w_lo, g * l.group_c + layer * kFloats,
-              static_cast<int>(least(kFloats, l.group_c - layer * kFloats)), height, l.pitch, kFloats, l.cut.rows * stride * a.x.row,
-              kWidth - stride, window_x + layer * l.layer_floats);
-      const float* w = static_cast<const float*>(a.weights) + g * l.vecs * l.rows * kLanes;
-      for (int64_t k = 0; k < l.group_k; k += kLanes, w += l.rows * kLanes)
-        fn(window_x, l.group_c, l.layer_floats, w, out_of(p, a, n, at_tile, g * l.group_k + k, l.group_k - k));
+  float* staged = static_cast<float*>(memory);
+  float* other = staged + l.layers * l.layer_floats;
+  Ahead ahead;
+  const auto start = [&](const Unit& u, float* to) __attribute__((always_inline)) {
+    ahead.copy.start(p, a.x, u.n, u.at_tile.z, u.at_tile.p * stride - p.pad_h_lo, u.at_tile.q * stride - p.pad_w_lo, u.g * l.group_c,
+                     l.group_c, window(u.at_tile.rows, stride), l.pitch, to, l.layer_floats);
+  };
+  Unit unit{first, last, 0, 0, 0, 0, 0, {}};
+  unit.enter(p, l);
+  start(unit, staged);
+  while (!ahead.copy.done()) ahead.copy.step();
+  while (unit.task < last) {
+    Unit next = unit;
+    next.advance(p, l);
+    if (next.task < last) start(next, other);
+    ahead.rows = static_cast<int>((l.layers * l.height + l.vecs * kTaps - 1) / (l.vecs * kTaps));
+    if (unit.g == unit.from) {
+      ahead.fetch = fetch_next(p, l.cut, a.x, unit.n, images, unit.tile, unit.from * l.group_c, (unit.to - unit.from) * l.group_c, unit.to - unit.from);
+      ahead.lines = (ahead.fetch.each + l.vecs * kTaps - 1) / (l.vecs * kTaps);
     }
+    const WideTile fn = l.tiles->fn[stride - 1][unit.at_tile.rows - 1];
+    const float* w = static_cast<const float*>(a.weights) + unit.g * l.vecs * l.rows * kLanes;
+    for (int64_t k = 0; k < l.group_k; k += kLanes, w += l.rows * kLanes)
+      fn(staged, l.group_c, l.layer_floats, w, out_of(p, a, unit.n, unit.at_tile, unit.g * l.group_k + k, l.group_k - k), ahead);
+    unit = next;
+    float* swap = staged;
+    staged = other, other = swap;
   }
 }
 
@@ -121,7 +162,7 @@ double cost(const ConvProblem& p) {
 
 int64_t scratch_bytes(const ConvProblem& p) {
   const Layout l = layout_of(p);
-  return l.layers * l.layer_floats * 4;
+  return 2 * l.layers * l.layer_floats * 4;
 }
 int64_t tasks(const ConvProblem& p, int64_t images) {
   const Layout l = layout_of(p);
@@ -138,10 +179,10 @@ void pack(const ConvProblem& p, const void* weights, const void* scale, void* pa
   const float* w = static_cast<const float*>(weights);
   const float* s = static_cast<const float*>(scale);
   float* out = static_cast<float*>(packed) + first * l.vecs * l.rows * kLanes;
-  const int64_t rows = l.rows / (kWidth * kWidth);
+  const int64_t rows = l.rows / kTaps;
   for (int64_t g = first; g < last; ++g)
     for (int64_t v = 0; v < l.vecs; ++v)
-      for (int64_t tap = 0; tap < kWidth * kWidth; ++tap)
+      for (int64_t tap = 0; tap < kTaps; ++tap)
         for (int64_t c = 0; c < rows; ++c)
           for (int64_t lane = 0; lane < kLanes; ++lane, ++out) {
             const int64_t k = g * l.group_k + v * kLanes + lane;

@@ -8,9 +8,7 @@
 //   load store          unaligned, full vector
 //   load_n store_n      the first n lanes, 0 < n < kLanes; other lanes read as 0 and are not written (nor touched in memory)
 //   splat vmax vmin     vmax(v, lo): NaN in v stays NaN
-//   add_product         sum += a * b where registers are short: the sum stays where it is (compilers let sums wander, which costs moves); b may be in
-//                       memory, and is read from there every time
-//   add_scaled          sum += x[0] * b, the number read from memory every time
+//   add_product         sum += a * b where registers are short: the sum stays where it is (compilers let sums wander, which costs moves)
 // and, where it has better than what stands below: maximum, minimum, Quad.
 #pragma once
 #include <cstdint>
@@ -47,10 +45,6 @@ struct Part {
 // NaN if either is.
 CK_INLINE vf maximum(vf a, vf b) { return b != b ? b : vmax(a, b); }
 CK_INLINE vf minimum(vf a, vf b) { return b != b ? b : vmin(a, b); }
-
-#if !defined(__AVX512F__)
-CK_INLINE void add_scaled(vf& sum, const float* x, vf b) { add_product(sum, splat(*x), b); }
-#endif
 
 // Four neighbouring floats, each of which multiplies vectors: broadcast from memory when it is used.
 struct Quad {

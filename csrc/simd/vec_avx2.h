@@ -12,7 +12,6 @@ constexpr int kTile[5] = {0, 6, 6, 4, 2};
 constexpr int kMaxTile = 6;
 
 typedef float vf __attribute__((vector_size(32)));
-typedef float vf_in_memory __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(32)));
 
 CK_INLINE __m256i first_lanes(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
@@ -25,9 +24,6 @@ CK_INLINE vf vmax(vf v, vf lo) { return _mm256_max_ps(lo, v); }
 CK_INLINE vf vmin(vf v, vf hi) { return _mm256_min_ps(hi, v); }
 CK_INLINE vf vsqrt(vf v) { return _mm256_sqrt_ps(v); }
 CK_INLINE void add_product(vf& sum, vf a, vf b) { asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
-CK_INLINE void add_product(vf& sum, vf a, const float* b) {
-  asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "m"(*reinterpret_cast<const vf_in_memory*>(b)));
-}
 
 }  // namespace avx2
 }  // namespace ck

@@ -19,7 +19,6 @@ constexpr int kTile[5] = {0, 14, 14, 9, 6};
 constexpr int kMaxTile = 14;
 
 typedef float vf __attribute__((vector_size(64)));
-typedef float vf_in_memory __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(64)));
 
 CK_INLINE vf load(const float* p) { return _mm512_loadu_ps(p); }
@@ -31,10 +30,6 @@ CK_INLINE vf vmax(vf v, vf lo) { return _mm512_max_ps(lo, v); }  // the second o
 CK_INLINE vf vmin(vf v, vf hi) { return _mm512_min_ps(hi, v); }
 CK_INLINE vf vsqrt(vf v) { return _mm512_sqrt_ps(v); }
 CK_INLINE void add_product(vf& sum, vf a, vf b) { asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
-CK_INLINE void add_product(vf& sum, vf a, const float* b) {
-  asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "m"(*reinterpret_cast<const vf_in_memory*>(b)));
-}
-CK_INLINE void add_scaled(vf& sum, const float* x, vf b) { asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(b), "m"(*x)); }
 
 }  // namespace CK_ISA
 }  // namespace ck

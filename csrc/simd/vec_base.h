@@ -29,7 +29,6 @@ CK_INLINE vf vmax(vf v, vf lo) { return v < lo ? lo : v; }  // false for NaN: Na
 CK_INLINE vf vmin(vf v, vf hi) { return v > hi ? hi : v; }
 CK_INLINE vf vsqrt(vf v) { return vf{__builtin_sqrtf(v[0]), __builtin_sqrtf(v[1]), __builtin_sqrtf(v[2]), __builtin_sqrtf(v[3])}; }
 CK_INLINE void add_product(vf& sum, vf a, vf b) { sum += a * b; }
-CK_INLINE void add_product(vf& sum, vf a, const float* b) { sum += a * load(b); }
 
 }  // namespace base
 }  // namespace ck

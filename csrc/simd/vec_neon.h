@@ -34,7 +34,6 @@ CK_INLINE vf vmax(vf v, vf lo) { return maximum(v, lo); }
 CK_INLINE vf vmin(vf v, vf hi) { return minimum(v, hi); }
 CK_INLINE vf vsqrt(vf v) { return vsqrtq_f32(v); }
 CK_INLINE void add_product(vf& sum, vf a, vf b) { sum += a * b; }
-CK_INLINE void add_product(vf& sum, vf a, const float* b) { sum += a * load(b); }
 
 // Loaded at once: fmla multiplies by a lane of a register, so that a tile of 8 x 2 takes 16 loads for 64 FMAs.
 struct Quad {

@@ -39,8 +39,10 @@ constexpr int64_t kBlockVecs = 16;
 constexpr int kFew = 4;
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kCols = 7;
+constexpr bool kKeeps = true;  // a row's input vectors stay in registers
 #else
 constexpr int kCols = kFew;
+constexpr bool kKeeps = false;
 #endif
 
 struct Layout {
@@ -155,6 +157,7 @@ void tile(Window& x, const float* w, const Out& out) {
     x.fetch.some(x.lines);
     each<kStride * kGroup>([&](auto step) __attribute__((always_inline)) {
       constexpr int d = step.value % kGroup, parity = step.value / kGroup;
+      if (!kKeeps) asm("" : "+r"(x_i));
       vf b[kRows][kWidth];
       CK_UNROLL
       for (int o = 0; o < kRows; ++o)

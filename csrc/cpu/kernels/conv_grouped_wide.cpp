@@ -38,11 +38,12 @@ void tile(const float* window_x, int64_t channels, int64_t layer_floats, const f
         for (const float* x = layer; x < end; x += kUnroll, w += kUnroll * kLanes) {
           CK_UNROLL
           for (int u = 0; u < kUnroll; ++u) {
+            asm volatile("" ::: "memory");  // compilers would gather the numbers of several channels in registers that they do not have
             const vf b = load(w + u * kLanes);
             CK_UNROLL
             for (int i = 0; i < kRows; ++i)
               CK_UNROLL
-              for (int j = 0; j < kCols; ++j) add_scaled(acc[i][j], x + (i * kStride * kPitch + j * kStride) * kFloats + u, b);
+              for (int j = 0; j < kCols; ++j) add_product(acc[i][j], x + (i * kStride * kPitch + j * kStride) * kFloats + u, b);
           }
         }
       }

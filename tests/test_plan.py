@@ -63,20 +63,21 @@ def wide(**kind):
 
 def test_pixels_of_many_channels_lie_apart_and_nothing_else_changes():
     x = np.random.default_rng(4).integers(-3, 4, (3, 1, 9, 11, 16)).astype(np.float32)
-    spread, dense = wide(exact=True), wide(lean=True)
+    spread, dense = wide(exact=True), wide(exact=True, lean=True)
     for one, other in zip(spread.run([x]), dense.run([x]), strict=True):
         assert one.any() and np.array_equal(one, other)
     # A line (64 bytes) for each pixel of what lives at once: the first result is asked for, so it stays as it is.
     assert dense.arena_bytes < spread.arena_bytes <= dense.arena_bytes * 272 // 256
 
 
-def test_winograd_of_many_small_images_keeps_to_its_scratch():
+@pytest.mark.parametrize("algo", ["conv_winograd", "conv_winograd_small"])
+def test_winograd_of_many_small_images_keeps_to_its_scratch(algo):
     """Blocks and groups of panels grow with the number of images: the bits of an image alone, whatever the batch."""
     rng = np.random.default_rng(5)
     plan = _core.Plan()
     weight = _core.Parameter(rng.standard_normal((1, 3, 3, 256, 128), np.float32))
     pad = dict(pad_lo=(0, 1, 1), pad_hi=(0, 1, 1))
-    plan.finish([plan.conv(plan.input((1, 4, 4, 256)), weight, None, algo="conv_winograd", **pad)])
+    plan.finish([plan.conv(plan.input((1, 4, 4, 256)), weight, None, algo=algo, **pad)])
     x = rng.standard_normal((700, 1, 4, 4, 256), np.float32)
     (batch,) = plan.run([x], threads=2)
     for n in (0, 55, 56, 350, 699):

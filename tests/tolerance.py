@@ -65,7 +65,8 @@ def bf16_network_bound(want: np.ndarray) -> np.ndarray:
 # Winograd's F(m x m, r x r) by Cook and Toom: products of polynomials from their values at m + r - 2 points and at
 # infinity (Barabasz et al. 2020, arXiv:1803.10986, sec. 2). y = A' [(G w G') * (B' x B)] A for a tile.
 _POINTS = {"conv_winograd": (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2), "conv_winograd2": (0, 1, -1)}
-_POINTS["conv_winograd4"] = _POINTS["conv_winograd5"] = _POINTS["conv_winograd"]
+for _name in ("conv_winograd4", "conv_winograd5", "conv_winograd_small"):
+    _POINTS[_name] = _POINTS["conv_winograd"]
 
 
 def _powers(points: np.ndarray, n: int) -> np.ndarray:
@@ -103,14 +104,16 @@ def winograd_bound(
     """gamma(n) * (the same algorithm on absolute values + |bias| + |residual|), for stride 1 and one group.
 
     n = C products summed, 4 (4x4 tiles: 2) roundings in each of two dimensions of the inputs' transform and as many of
-    the outputs', one of the transformed weight, one of a scale folded into it, the two additions.
+    the outputs', one of the transformed weight, one of a scale folded into it, the two additions. conv_winograd_small:
+    3 in each dimension of the weight's transform, 2 of the scale that its inputs take.
     """
     x, w = np.abs(np.asarray(x, np.float64))[:, 0], np.abs(np.asarray(w, np.float64))[0]
     x = np.pad(x, ((0, 0), (pad_lo[1], pad_hi[1]), (pad_lo[2], pad_hi[2]), (0, 0)))
     magnitude = _winograd_magnitude(x, w, np.array(_POINTS[algo]))[:, None]
     for added in (bias, residual):
         magnitude = magnitude if added is None else magnitude + np.abs(np.asarray(added, np.float64))
-    return sum_bound(x.shape[-1] + (12 if algo == "conv_winograd2" else 20), magnitude)
+    roundings = {"conv_winograd2": 12, "conv_winograd_small": 28}.get(algo, 20)
+    return sum_bound(x.shape[-1] + roundings, magnitude)
 
 
 def winograd_weight_bound(p: oracle.Conv, x: Any, dy: Any) -> np.ndarray:
@@ -141,7 +144,8 @@ def winograd_rms_ratio(algo: str, channels: int) -> float:
     """How much larger Winograd's RMS error may be than the direct kernel's on normal numbers. Measured.
 
     6x6 tiles: 1.75-1.95 from 64 channels on; the transforms' own roundings, which few channels do not outweigh, raise
-    it to 2.4 (2.6 without fused multiply-adds) at 16. 4x4 tiles: below 1, as C products are summed in place of 9 C.
+    it to 2.4 (2.6 without fused multiply-adds) at 16; summed by 32 channels (conv_winograd_small) 0.6 at 512. 4x4 tiles:
+    below 1, as C products are summed in place of 9 C.
     """
     if algo == "conv_winograd2":
         return 1.0

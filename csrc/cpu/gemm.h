@@ -18,6 +18,7 @@
 //           x copied to [chunk][pixel][lane] first, to need one pointer only: a copy of each tap costs more than it gains (Granite Rapids, November 2026)
 //           one index for all pixels instead of pointers that move every 16 channels: 14 pointers, w and the index do not fit the general
 //           registers: 82 % of peak in place of 88 (Granite Rapids, November 2026)
+//           all lines of the next weights by the first of few tiles: 15 % of a layer slower than by all tiles, eight of sixteen lines (the same)
 //           fetching the first weights of a later step at the end of a step: 1 % of ResNet-50 at N=1, not worth the plan's part in it (the same)
 //           sums as a*b+c, left to the compiler: it lets them wander through the registers, 0 to 4 % slower from one edit to the next
 // Source    Dukhan 2019, arXiv:1907.02129 (indirect convolution); Goto and van de Geijn 2008 (panels); BLIS (microkernel)
@@ -50,9 +51,11 @@ struct Tile {
   const Activation* act;
   int64_t x_channel = 0;  // first channel read: the start of a group
   // On the way lines are fetched into the second-level cache: with every chunk of channels eight of x + ahead of each entry (what the next tile
-  // will read), or of `fetch` (weights that will be read soon and come from memory), or as many of these as w has.
+  // will read), or the first eight of the next fetch_step floats of `fetch` (weights that will be read soon and come from memory), or as many
+  // of these as w has.
   int64_t ahead = 0;
   const float* fetch = nullptr;
+  int fetch_step = kFetch;
   bool fetch_all = false;
 };
 
@@ -164,13 +167,15 @@ void tile(const Tile& t) {
     for (int i = 0; i < kPixels; ++i) x[i] = x_e[i] + t.x_channel;
     if (!t.fetch) fetch = x[0] + t.ahead;
     int64_t c = t.c;
-    for (; c >= kChunk; c -= kChunk, w += kChunk * kStep, fetch += kFetch) {
+    for (; c >= kChunk; c -= kChunk, w += kChunk * kStep, fetch += t.fetch_step) {
       CK_UNROLL
-      for (int i = 0; i < kFetch; i += 16) __builtin_prefetch(fetch + i, 0, 2);
+      for (int i = 0; i < kFetch; i += 16) {
+        if (i >= t.fetch_step) break;
+        __builtin_prefetch(fetch + i, 0, 2);
+      }
       if (t.fetch_all) {
         CK_UNROLL
         for (int i = kFetch; i < kChunk * kStep; i += 16) __builtin_prefetch(fetch + i, 0, 2);
-        fetch += kChunk * kStep - kFetch;
       }
       multiply_chunk<kPixels, kVecs, kChunk>(x, w, acc);
       CK_UNROLL
@@ -231,9 +236,11 @@ CK_INLINE Panels panels_of(const ConvProblem& p) {
 CK_INLINE int64_t panel_first(const Panels&, int64_t i) { return 2 * i; }
 CK_INLINE int panel_width(const Panels& s, int64_t i) { return static_cast<int>(i + 1 == s.count ? s.vecs - 2 * i : 2); }
 
-// The share of a panel's `floats`, all used by `tiles` tiles, that tile `i` fetches: a quarter each, or the first all of it.
-CK_INLINE void fetch_share(Tile& t, const float* next, int64_t floats, int64_t i, int64_t tiles) {
-  if (tiles < 4 ? i == 0 : i < 4) t.fetch = next + (tiles < 4 ? 0 : floats / 4 * i), t.fetch_all = tiles < 4;
+// The share of a panel's `floats`, all used by `tiles` tiles, that tile `i` fetches: an even pace. More than eight lines a chunk hold up the
+// loads of what is in the second-level cache (both wait in the same buffers): beyond these the hardware's own stream is better.
+CK_INLINE void fetch_share(Tile& t, const float* next, int64_t floats, int width, int64_t i, int64_t tiles) {
+  t.fetch = next + floats * i / tiles;
+  t.fetch_step = static_cast<int>((width + tiles - 1) / tiles) * kChunk;
 }
 
 CK_INLINE int64_t taps_of(const ConvProblem& p) { return p.t * p.r * p.s; }

@@ -8,6 +8,7 @@ namespace ck {
 namespace avx2 {
 
 constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
 constexpr int kTile[5] = {0, 6, 6, 4, 2};
 constexpr int kMaxTile = 6;
 
@@ -24,6 +25,7 @@ CK_INLINE vf vmax(vf v, vf lo) { return _mm256_max_ps(lo, v); }
 CK_INLINE vf vmin(vf v, vf hi) { return _mm256_min_ps(hi, v); }
 CK_INLINE vf vsqrt(vf v) { return _mm256_sqrt_ps(v); }
 CK_INLINE void add_product(vf& sum, vf a, vf b) { asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
+CK_INLINE void add_product(vf& sum, const float* a, vf b) { add_product(sum, splat(*a), b); }
 
 }  // namespace avx2
 }  // namespace ck

@@ -15,6 +15,7 @@ namespace ck {
 namespace CK_ISA {
 
 constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
 constexpr int kTile[5] = {0, 14, 14, 9, 6};
 constexpr int kMaxTile = 14;
 
@@ -30,6 +31,7 @@ CK_INLINE vf vmax(vf v, vf lo) { return _mm512_max_ps(lo, v); }  // the second o
 CK_INLINE vf vmin(vf v, vf hi) { return _mm512_min_ps(hi, v); }
 CK_INLINE vf vsqrt(vf v) { return _mm512_sqrt_ps(v); }
 CK_INLINE void add_product(vf& sum, vf a, vf b) { asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b)); }
+CK_INLINE void add_product(vf& sum, const float* a, vf b) { asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(b), "m"(*a)); }
 
 }  // namespace CK_ISA
 }  // namespace ck

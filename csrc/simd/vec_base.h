@@ -7,6 +7,7 @@ namespace ck {
 namespace base {
 
 constexpr int kLanes = 4;
+constexpr int kRegisters = 16;
 constexpr int kTile[5] = {0, 6, 6, 4, 2};
 constexpr int kMaxTile = 6;
 
@@ -29,6 +30,7 @@ CK_INLINE vf vmax(vf v, vf lo) { return v < lo ? lo : v; }  // false for NaN: Na
 CK_INLINE vf vmin(vf v, vf hi) { return v > hi ? hi : v; }
 CK_INLINE vf vsqrt(vf v) { return vf{__builtin_sqrtf(v[0]), __builtin_sqrtf(v[1]), __builtin_sqrtf(v[2]), __builtin_sqrtf(v[3])}; }
 CK_INLINE void add_product(vf& sum, vf a, vf b) { sum += a * b; }
+CK_INLINE void add_product(vf& sum, const float* a, vf b) { add_product(sum, splat(*a), b); }
 
 }  // namespace base
 }  // namespace ck

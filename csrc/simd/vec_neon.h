@@ -9,6 +9,7 @@ namespace ck {
 namespace base {
 
 constexpr int kLanes = 4;
+constexpr int kRegisters = 32;
 constexpr int kTile[5] = {0, 8, 8, 6, 5};  // a Quad for each pixel takes registers too
 constexpr int kMaxTile = 8;
 
@@ -34,6 +35,7 @@ CK_INLINE vf vmax(vf v, vf lo) { return maximum(v, lo); }
 CK_INLINE vf vmin(vf v, vf hi) { return minimum(v, hi); }
 CK_INLINE vf vsqrt(vf v) { return vsqrtq_f32(v); }
 CK_INLINE void add_product(vf& sum, vf a, vf b) { sum += a * b; }
+CK_INLINE void add_product(vf& sum, const float* a, vf b) { add_product(sum, splat(*a), b); }
 
 // Loaded at once: fmla multiplies by a lane of a register, so that a tile of 8 x 2 takes 16 loads for 64 FMAs.
 struct Quad {

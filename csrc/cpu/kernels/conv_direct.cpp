@@ -221,8 +221,8 @@ CK_INLINE void multiply(const ConvProblem& p, const Shape& s, const ConvArgs& a,
            &p.act};
     t.x_channel = g * c_group;
     t.ahead = ahead && i - first < 7 ? ahead + (i - first) * kFetch / kChunk * s.c : 0;
-    if (fetch.cold) t.fetch = t.w + kWeightsAhead, t.fetch_all = true;
-    else if (fetch.next) fetch_share(t, t.w + fetch.next, vecs * kLanes * rows, fetch.tile, fetch.tiles);
+    if (fetch.cold) t.fetch = t.w + kWeightsAhead, t.fetch_step = kChunk * vecs * kLanes, t.fetch_all = true;
+    else if (fetch.next) fetch_share(t, t.w + fetch.next, vecs * kLanes * rows, vecs * kLanes, fetch.tile, fetch.tiles);
     if (count <= kTile[vecs]) {
       (first_tile ? first_tile : tile_fn(vecs, count))(t);
       continue;

@@ -2,7 +2,7 @@
 // 144; float32.
 //
 // Computes  dw = A' [ sum over tiles of (B' x B) (G dy G') ] A: a 6x6 tile of x correlated with a 4x4 tile of dy gives 3x3 sums; dy is the filter
-// Points    those of conv_winograd.cpp: 0, +-5/8, +-3/2, infinity; B depends on the points alone, G and A change with the sizes
+// Points    those of winograd.h: 0, +-5/8, +-3/2, infinity; B depends on the points alone, G and A change with the sizes
 // Layout    V [tile of channels][36][tile of pixels][kStride] of x, U [panel of filters][36][tile of pixels][2 * kLanes] of dy
 // Tiling    the batch's tiles of pixels are taken in groups. For each: both transforms of its tiles; then for each tile of channels and panel of
 //           filters 36 products over the group's tiles (cpu/products.h) and the inverse transform, which is added to dw, group by group.
@@ -15,15 +15,14 @@
 // Tried     sharing V and U of few channels, too: what one core wrote another fetches, slowly: no gain from a second thread at 32 channels
 // Source    Lavin and Gray 2016, arXiv:1509.09308, sec. 4 (F(3x3,4x4) for the gradient of the weights)
 #include "cpu/products.h"
-#include "simd/math.h"
+#include "cpu/winograd.h"
 
 namespace ck {
 namespace CK_ISA {
 namespace {
 
-constexpr int kIn = 6, kProducts = kIn * kIn, kOut = 4, kFilter = 3;   // of a tile: 6x6 of x, 4x4 of dy
-constexpr float kP = 0.625f, kQ = 1.5f, kP2 = kP * kP, kQ2 = kQ * kQ;  // the points, exact
-constexpr int64_t kSharedBytes = 8 << 20, kOwnBytes = 1200 << 10;      // of V and U
+constexpr int kIn = 6, kProducts = kIn * kIn, kOut = 4, kFilter = 3;  // of a tile: 6x6 of x, 4x4 of dy
+constexpr int64_t kSharedBytes = 8 << 20, kOwnBytes = 1200 << 10;     // of V and U
 constexpr int64_t kMostTiles = 192, kLeastTiles = 24;  // of a group; fewer than kLeastTiles fit kOwnBytes: V and U are shared
 constexpr int64_t kSums = kProducts * kRows * kWidth;  // floats
 constexpr int64_t kParts = 16, kPartBytes = 16 << 20;
@@ -68,20 +67,6 @@ CK_INLINE int64_t tile_first(const ConvProblem& p, const Layout& l, int64_t i) {
 CK_INLINE int64_t big_floats(const Layout& l) { return l.channel_tiles * kProducts * l.step * kStride; }
 CK_INLINE int64_t small_floats(const Layout& l) { return l.panels * kProducts * l.step * kWidth; }
 
-// B' d along one dimension, in place (conv_winograd.cpp).
-template <int kStep>
-CK_INLINE void transform_big(vf* d) {
-  const vf d0 = d[0], d1 = d[kStep], d2 = d[2 * kStep], d3 = d[3 * kStep], d4 = d[4 * kStep], d5 = d[5 * kStep];
-  d[0] = kP2 * kQ2 * d0 - (kP2 + kQ2) * d2 + d4;
-  const vf a = d4 - kQ2 * d2, b = kP * (d3 - kQ2 * d1);
-  d[kStep] = a + b;
-  d[2 * kStep] = a - b;
-  const vf c = d4 - kP2 * d2, e = kQ * (d3 - kP2 * d1);
-  d[3 * kStep] = c + e;
-  d[4 * kStep] = c - e;
-  d[5 * kStep] = kP2 * kQ2 * d1 - (kP2 + kQ2) * d3 + d5;
-}
-
 // G g along one dimension: the cubic with the coefficients g at the points, over the product of each point's distances to the others.
 CK_INLINE void transform_small(vf g0, vf g1, vf g2, vf g3, vf* u, int step) {
   constexpr double p2 = double(kP) * kP, q2 = double(kQ) * kQ;
@@ -97,7 +82,7 @@ CK_INLINE void transform_small(vf g0, vf g1, vf g2, vf g3, vf* u, int step) {
 }
 
 // A' m along one dimension: six to three.
-CK_INLINE void transform_out(const vf* m, int step, vf* y, int y_step) {
+CK_INLINE void transform_sums(const vf* m, int step, vf* y, int y_step) {
   const vf s1 = m[step] + m[2 * step], d1 = m[step] - m[2 * step];
   const vf s2 = m[3 * step] + m[4 * step], d2 = m[3 * step] - m[4 * step];
   y[0] = m[0] + s1 + s2;
@@ -108,23 +93,9 @@ CK_INLINE void transform_out(const vf* m, int step, vf* y, int y_step) {
 template <bool kEdge, class IO>
 CK_INLINE void scatter_big(const ConvProblem& p, const View& x, const float* x_n, int64_t h0, int64_t w0, float* v, int64_t v_step, IO io) {
   vf d[kProducts];
+  load_tile<kIn, kEdge>(p, x, x_n, h0, w0, d, io);
   CK_UNROLL
-  for (int i = 0; i < kIn; ++i) {
-    const bool row = !kEdge || static_cast<uint64_t>(h0 + i) < static_cast<uint64_t>(p.h);
-    CK_UNROLL
-    for (int j = 0; j < kIn; ++j) {
-      const bool in = row && (!kEdge || static_cast<uint64_t>(w0 + j) < static_cast<uint64_t>(p.w));
-      d[i * kIn + j] = in ? io.load(x_n + (h0 + i) * x.row + (w0 + j) * x.pixel) : splat(0.f);
-    }
-  }
-  CK_UNROLL
-  for (int j = 0; j < kIn; ++j) transform_big<kIn>(d + j);
-  CK_UNROLL
-  for (int i = 0; i < kIn; ++i) {
-    transform_big<1>(d + i * kIn);
-    CK_UNROLL
-    for (int j = 0; j < kIn; ++j) store(v + (i * kIn + j) * v_step, d[i * kIn + j]);
-  }
+  for (int i = 0; i < kProducts; ++i) store(v + i * v_step, d[i]);
 }
 
 template <bool kEdge, class IO>
@@ -194,10 +165,10 @@ void multiply(const ConvProblem& p, const Layout& l, int64_t count, int64_t task
         vf m_column[kIn];
         CK_UNROLL
         for (int row = 0; row < kIn; ++row) m_column[row] = load(m + (row * kIn + column) * m_step);
-        transform_out(m_column, 1, half + column, kIn);
+        transform_sums(m_column, 1, half + column, kIn);
       }
       CK_UNROLL
-      for (int r = 0; r < kFilter; ++r) transform_out(half + r * kIn, 1, out + r * kFilter, 1);
+      for (int r = 0; r < kFilter; ++r) transform_sums(half + r * kIn, 1, out + r * kFilter, 1);
       const int have = static_cast<int>(least(kLanes, p.k - k));
       CK_UNROLL
       for (int tap = 0; tap < kFilter * kFilter; ++tap) {

@@ -2,27 +2,23 @@
 // outputs instead of 144, 36 and 100; float32.
 //
 // Computes  Y = A' [ sum_c (G g_c G') . (B' d_c B) ] A  for each tile of outputs and its 6x6 (4x4) tile of inputs, then the epilogue
-// Points    6x6: 0, +-5/8, +-3/2, infinity: exact in binary and half the rounding error of 0, +-1, +-2 (RMS 1.9-2.0 times direct float32's).
-//           4x4: 0, +-1, infinity (0.7-0.8 times direct's). B depends on the points alone, so both 6x6 algorithms share it.
+// Points    those of winograd.h: rounding errors of 1.9-2.0 times direct float32's (RMS), with 4x4 tiles 0.7-0.8 times
 // Layout    x NHWC, y NPQK; U = G g G' in float64 at plan time, rounded once: [panel][product][c][nv * kLanes], 4 (1.78, 1.44) times the weights
 // Tiling    a task is a block of tiles times a panel of filters. A thread transforms a block of inputs once,
 //             V [product][tile][c]  --  gemm.h's register tile for each product  -->  M [product][tile][nv * kLanes]  --  inverse + epilogue --> y
 //           and keeps V and M in its second-level cache. Blocks run across images: a tile's bits do not depend on its neighbours.
 // Cost      2*36/16*NPQKC (16/4, 36/4) flop, about 150 vector instructions a tile for each vector of channels (in) and of filters (out)
-//           F(2x2, 3x3) reads less than half of F(4x4)'s weights: it wins where few tiles share them (14x14 maps and smaller)
+//           F(2x2, 3x3) reads less than half of F(4x4)'s weights: it wins where few tiles share them (14x14 maps; smaller ones: conv_winograd_small.cpp)
 // Refuses   other filters, strides, dilation, groups, transposed; exact; lean; fewer than 32 channels or 16 filters
-// Source    Lavin and Gray 2016, arXiv:1509.09308; points: Barabasz et al. 2020, arXiv:1803.10986
+// Source    as winograd.h
 #include "cpu/gemm.h"
-#include "cpu/pixels.h"
+#include "cpu/winograd.h"
 
 namespace ck {
 namespace CK_ISA {
 namespace {
 
 constexpr int64_t kMaxGroup = 4, kMaxBlock = 128;
-
-// A tile has kIn x kIn inputs and kOut x kOut outputs; filters are kIn + 1 - kOut wide.
-constexpr float kP = 0.625f, kQ = 1.5f, kP2 = kP * kP, kQ2 = kQ * kQ;  // the points, exact
 
 struct Layout {
   int64_t rows, columns, tiles;  // tiles of one image
@@ -53,69 +49,12 @@ CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
   return l;
 }
 
-// B' d along one dimension, in place; element i is at d[i * step].
-template <int kIn, int kStep>
-CK_INLINE void transform_in(vf* d) {
-  if constexpr (kIn == 4) {
-    const vf d0 = d[0], d1 = d[kStep], d2 = d[2 * kStep], d3 = d[3 * kStep];
-    d[0] = d2 - d0;
-    d[kStep] = d1 + d2;
-    d[2 * kStep] = d2 - d1;
-    d[3 * kStep] = d3 - d1;
-  } else {
-    const vf d0 = d[0], d1 = d[kStep], d2 = d[2 * kStep], d3 = d[3 * kStep], d4 = d[4 * kStep], d5 = d[5 * kStep];
-    d[0] = kP2 * kQ2 * d0 - (kP2 + kQ2) * d2 + d4;
-    const vf a = d4 - kQ2 * d2, b = kP * (d3 - kQ2 * d1);
-    d[kStep] = a + b;
-    d[2 * kStep] = a - b;
-    const vf c = d4 - kP2 * d2, e = kQ * (d3 - kP2 * d1);
-    d[3 * kStep] = c + e;
-    d[4 * kStep] = c - e;
-    d[5 * kStep] = kP2 * kQ2 * d1 - (kP2 + kQ2) * d3 + d5;
-  }
-}
-
-// A' m along one dimension: kIn to kOut.
-template <int kIn, int kOut>
-CK_INLINE void transform_out(const vf* m, int step, vf* y, int y_step) {
-  const vf s1 = m[step] + m[2 * step], d1 = m[step] - m[2 * step];
-  if constexpr (kIn == 4) {
-    y[0] = m[0] + s1;
-    y[y_step] = d1 + m[3 * step];
-  } else {
-    const vf s2 = m[3 * step] + m[4 * step], d2 = m[3 * step] - m[4 * step];
-    y[0] = m[0] + s1 + s2;
-    if constexpr (kOut == 2) {
-      y[y_step] = kP * d1 + kQ * d2 + m[5 * step];
-    } else {
-      y[y_step] = kP * d1 + kQ * d2;
-      y[2 * y_step] = kP2 * s1 + kQ2 * s2;
-      y[3 * y_step] = (kP * kP2) * d1 + (kQ * kQ2) * d2 + m[5 * step];
-    }
-  }
-}
-
-// One vector of channels of one tile of inputs, of which those outside the image are zero.
 template <int kIn, bool kEdge, class IO>
 CK_INLINE void scatter(const ConvProblem& p, const View& x, const float* x_n, int64_t h0, int64_t w0, float* v, int64_t v_step, IO io) {
   vf d[kIn * kIn];
+  load_tile<kIn, kEdge>(p, x, x_n, h0, w0, d, io);
   CK_UNROLL
-  for (int i = 0; i < kIn; ++i) {
-    const bool row = !kEdge || static_cast<uint64_t>(h0 + i) < static_cast<uint64_t>(p.h);
-    CK_UNROLL
-    for (int j = 0; j < kIn; ++j) {
-      const bool in = row && (!kEdge || static_cast<uint64_t>(w0 + j) < static_cast<uint64_t>(p.w));
-      d[i * kIn + j] = in ? io.load(x_n + (h0 + i) * x.row + (w0 + j) * x.pixel) : splat(0.f);
-    }
-  }
-  CK_UNROLL
-  for (int j = 0; j < kIn; ++j) transform_in<kIn, kIn>(d + j);
-  CK_UNROLL
-  for (int i = 0; i < kIn; ++i) {
-    transform_in<kIn, 1>(d + i * kIn);
-    CK_UNROLL
-    for (int j = 0; j < kIn; ++j) store(v + (i * kIn + j) * v_step, d[i * kIn + j]);
-  }
+  for (int i = 0; i < kIn * kIn; ++i) store(v + i * v_step, d[i]);
 }
 
 template <int kIn, int kOut>
@@ -133,44 +72,6 @@ void transform_inputs(const ConvProblem& p, const ConvArgs& a, const Layout& l, 
     }
     if (c < p.c) scatter<kIn, true>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Part{static_cast<int>(p.c - c)});
   }
-}
-
-template <int kIn, int kOut, class IO>
-CK_INLINE void gather(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t row, int64_t column, const float* m, int64_t m_step, int64_t k, IO io) {
-  vf z[kOut * kIn];
-  CK_UNROLL
-  for (int j = 0; j < kIn; ++j) {
-    vf column_j[kIn];
-    CK_UNROLL
-    for (int i = 0; i < kIn; ++i) column_j[i] = load(m + (i * kIn + j) * m_step);
-    transform_out<kIn, kOut>(column_j, 1, z + j, kIn);
-  }
-  const vf bias = a.bias ? io.load(static_cast<const float*>(a.bias) + k) : splat(0.f);
-  const vf lo = splat(p.act.a), hi = splat(p.act.b);
-  const int height = static_cast<int>(least(kOut, p.p - row)), width = static_cast<int>(least(kOut, p.q - column));
-  CK_UNROLL
-  for (int i = 0; i < kOut; ++i) {
-    if (i >= height) break;
-    vf y[kOut];
-    transform_out<kIn, kOut>(z + i * kIn, 1, y, 1);
-    float* y_row = at<float>(a.y, n, 0, row + i, column) + k;
-    const float* r_row = a.residual.data ? at<const float>(a.residual, n, 0, row + i, column) + k : nullptr;
-    CK_UNROLL
-    for (int j = 0; j < kOut; ++j) {
-      if (j >= width) break;
-      vf out = y[j];
-      if (a.bias) out += bias;
-      if (r_row) out += io.load(r_row + j * a.residual.pixel);
-      if (p.act.kind == Act::kClamp) out = clamp(out, lo, hi);
-      io.store(y_row + j * a.y.pixel, out);
-    }
-  }
-  if (p.act.kind != Act::kNone && p.act.kind != Act::kClamp)
-    for (int i = 0; i < height; ++i)
-      for (int j = 0; j < width; ++j) {
-        float* out = at<float>(a.y, n, 0, row + i, column + j) + k;
-        activate_span(out, out, least(kLanes, p.k - k), p.act);
-      }
 }
 
 template <int kIn>
@@ -212,19 +113,20 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
           const float* x[kTilePixels];
           for (int t = t_from; t < t_to; ++t) x[t - t_from] = v + (i * l.block + t) * l.stride;
           Tile t{x, &tap, 1, p.c, u, products(panel) + (i * l.block + t_from) * width, nullptr, width, 0, nullptr, width, &none};
-          if (l.far) fetch_share(t, next, p.c * width, part, parts);
+          if (l.far) fetch_share(t, next, p.c * width, width, part, parts);
           tile_fn(vecs, t_to - t_from)(t);
         }
       }
     for (int64_t panel = from; panel < to; ++panel) {
       const int vecs = panel_width(l.panels, panel), width = vecs * kLanes;
+      const int64_t step = l.block * width;
       for (int t = 0; t < count; ++t) {
         const int64_t n = (tile + t) / l.tiles, row = (tile + t) % l.tiles / l.columns * kOut, column = (tile + t) % l.columns * kOut;
         for (int j = 0; j < vecs; ++j) {
           const int64_t k = (panel_first(l.panels, panel) + j) * kLanes;
           const float* m_t = products(panel) + t * width + j * kLanes;
-          if (p.k - k >= kLanes) gather<kIn, kOut>(p, a, n, row, column, m_t, l.block * width, k, Full{});
-          else if (p.k > k) gather<kIn, kOut>(p, a, n, row, column, m_t, l.block * width, k, Part{static_cast<int>(p.k - k)});
+          if (p.k - k >= kLanes) store_tile<kIn, kOut>(p, a, n, row, column, m_t, kIn * step, step, k, Full{});
+          else if (p.k > k) store_tile<kIn, kOut>(p, a, n, row, column, m_t, kIn * step, step, k, Part{static_cast<int>(p.k - k)});
         }
       }
     }

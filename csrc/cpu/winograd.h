@@ -1,0 +1,120 @@
+// winograd.h: what the Winograd kernels share: the points, the transforms of inputs and outputs, and their edges.
+//
+// Y = A' [ (G g G') . (B' d B) ] A for a tile of kOut x kOut outputs and its kIn x kIn inputs d; filters g are kIn + 1 - kOut wide.
+// Points    6x6: 0, +-5/8, +-3/2, infinity: exact in binary and half the rounding error of 0, +-1, +-2. 4x4: 0, +-1, infinity.
+//           B depends on the points alone: all algorithms of one kIn share it.
+// Source    Lavin and Gray 2016, arXiv:1509.09308; points: Barabasz et al. 2020, arXiv:1803.10986
+#pragma once
+#include "core/kernel.h"
+#include "cpu/pixels.h"
+#include "simd/math.h"
+
+namespace ck {
+namespace CK_ISA {
+namespace {
+
+constexpr float kP = 0.625f, kQ = 1.5f, kP2 = kP * kP, kQ2 = kQ * kQ;  // the points, exact
+
+// B' d along one dimension, in place; element i is at d[i * step].
+template <int kIn, int kStep>
+CK_INLINE void transform_in(vf* d) {
+  if constexpr (kIn == 4) {
+    const vf d0 = d[0], d1 = d[kStep], d2 = d[2 * kStep], d3 = d[3 * kStep];
+    d[0] = d2 - d0;
+    d[kStep] = d1 + d2;
+    d[2 * kStep] = d2 - d1;
+    d[3 * kStep] = d3 - d1;
+  } else {
+    const vf d0 = d[0], d1 = d[kStep], d2 = d[2 * kStep], d3 = d[3 * kStep], d4 = d[4 * kStep], d5 = d[5 * kStep];
+    d[0] = kP2 * kQ2 * d0 - (kP2 + kQ2) * d2 + d4;
+    const vf a = d4 - kQ2 * d2, b = kP * (d3 - kQ2 * d1);
+    d[kStep] = a + b;
+    d[2 * kStep] = a - b;
+    const vf c = d4 - kP2 * d2, e = kQ * (d3 - kP2 * d1);
+    d[3 * kStep] = c + e;
+    d[4 * kStep] = c - e;
+    d[5 * kStep] = kP2 * kQ2 * d1 - (kP2 + kQ2) * d3 + d5;
+  }
+}
+
+// A' m along one dimension: kIn to kOut.
+template <int kIn, int kOut>
+CK_INLINE void transform_out(const vf* m, int step, vf* y, int y_step) {
+  const vf s1 = m[step] + m[2 * step], d1 = m[step] - m[2 * step];
+  if constexpr (kIn == 4) {
+    y[0] = m[0] + s1;
+    y[y_step] = d1 + m[3 * step];
+  } else {
+    const vf s2 = m[3 * step] + m[4 * step], d2 = m[3 * step] - m[4 * step];
+    y[0] = m[0] + s1 + s2;
+    if constexpr (kOut == 2) {
+      y[y_step] = kP * d1 + kQ * d2 + m[5 * step];
+    } else {
+      y[y_step] = kP * d1 + kQ * d2;
+      y[2 * y_step] = kP2 * s1 + kQ2 * s2;
+      y[3 * y_step] = (kP * kP2) * d1 + (kQ * kQ2) * d2 + m[5 * step];
+    }
+  }
+}
+
+// One vector of channels of one tile of inputs, of which those outside the image are zero, transformed: d[kIn * kIn].
+template <int kIn, bool kEdge, class IO>
+CK_INLINE void load_tile(const ConvProblem& p, const View& x, const float* x_n, int64_t h0, int64_t w0, vf* d, IO io) {
+  CK_UNROLL
+  for (int i = 0; i < kIn; ++i) {
+    const bool row = !kEdge || static_cast<uint64_t>(h0 + i) < static_cast<uint64_t>(p.h);
+    CK_UNROLL
+    for (int j = 0; j < kIn; ++j) {
+      const bool in = row && (!kEdge || static_cast<uint64_t>(w0 + j) < static_cast<uint64_t>(p.w));
+      d[i * kIn + j] = in ? io.load(x_n + (h0 + i) * x.row + (w0 + j) * x.pixel) : splat(0.f);
+    }
+  }
+  CK_UNROLL
+  for (int j = 0; j < kIn; ++j) transform_in<kIn, kIn>(d + j);
+  CK_UNROLL
+  for (int i = 0; i < kIn; ++i) transform_in<kIn, 1>(d + i * kIn);
+}
+
+// The outputs of a tile whose products (i, j) lie at m + i * row_step + j * step, with the epilogue; those beyond the image are left out.
+template <int kIn, int kOut, class IO>
+CK_INLINE void store_tile(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t row, int64_t column, const float* m, int64_t row_step, int64_t step, int64_t k,
+                          IO io) {
+  vf z[kOut * kIn];
+  CK_UNROLL
+  for (int j = 0; j < kIn; ++j) {
+    vf column_j[kIn];
+    CK_UNROLL
+    for (int i = 0; i < kIn; ++i) column_j[i] = load(m + i * row_step + j * step);
+    transform_out<kIn, kOut>(column_j, 1, z + j, kIn);
+  }
+  const vf bias = a.bias ? io.load(static_cast<const float*>(a.bias) + k) : splat(0.f);
+  const vf lo = splat(p.act.a), hi = splat(p.act.b);
+  const int height = static_cast<int>(least(kOut, p.p - row)), width = static_cast<int>(least(kOut, p.q - column));
+  CK_UNROLL
+  for (int i = 0; i < kOut; ++i) {
+    if (i >= height) break;
+    vf y[kOut];
+    transform_out<kIn, kOut>(z + i * kIn, 1, y, 1);
+    float* y_row = at<float>(a.y, n, 0, row + i, column) + k;
+    const float* r_row = a.residual.data ? at<const float>(a.residual, n, 0, row + i, column) + k : nullptr;
+    CK_UNROLL
+    for (int j = 0; j < kOut; ++j) {
+      if (j >= width) break;
+      vf out = y[j];
+      if (a.bias) out += bias;
+      if (r_row) out += io.load(r_row + j * a.residual.pixel);
+      if (p.act.kind == Act::kClamp) out = clamp(out, lo, hi);
+      io.store(y_row + j * a.y.pixel, out);
+    }
+  }
+  if (p.act.kind != Act::kNone && p.act.kind != Act::kClamp)
+    for (int i = 0; i < height; ++i)
+      for (int j = 0; j < width; ++j) {
+        float* out = at<float>(a.y, n, 0, row + i, column + j) + k;
+        activate_span(out, out, least(kLanes, p.k - k), p.act);
+      }
+}
+
+}  // namespace
+}  // namespace CK_ISA
+}  // namespace ck

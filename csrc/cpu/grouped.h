@@ -19,8 +19,8 @@ CK_INLINE bool plain_square(const ConvProblem& p) {
 }
 
 struct Cut {
-  int rows, cols;                // of a tile
-  int64_t bands, parts, tiles;   // bands of rows, parts of a row; tiles of an image
+  int rows, cols;               // of a tile
+  int64_t bands, parts, tiles;  // bands of rows, parts of a row; tiles of an image
 };
 CK_INLINE Cut cut(const ConvProblem& p, int rows, int cols) {
   const int64_t bands = (p.p + rows - 1) / rows, parts = (p.q + cols - 1) / cols;
@@ -72,7 +72,7 @@ template <int kRows, int kCols>
 CK_INLINE void finish(const Out& o, vf (&acc)[kRows][kCols]) {
   if (o.bias) {
     const vf b = load_some(o.bias, o.k);
-    CK_UNROLL
+  CK_UNROLL
     for (int i = 0; i < kRows; ++i)
       CK_UNROLL
       for (int j = 0; j < kCols; ++j) acc[i][j] += b;

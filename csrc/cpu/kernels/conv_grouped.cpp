@@ -35,15 +35,9 @@ constexpr int kPixels = kTile[2];  // of the general loop
 constexpr int kRows = 2;           // of a tile
 constexpr int64_t kBlockVecs = 16;
 
-// Columns of a tile: so many that sums, weights and the vectors of an input row fit the registers; or four where rows are short.
-constexpr int kFew = 4;
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kCols = 7;
-constexpr bool kKeeps = true;  // a row's input vectors stay in registers
-#else
-constexpr int kCols = kFew;
-constexpr bool kKeeps = false;
-#endif
+// Columns of a tile: so many that the sums, the weights and the vectors of an input row fit the registers; or four where rows are short.
+constexpr int kFew = 4, kCols = kRegisters == 32 ? 7 : kFew;
+constexpr bool kKeeps = kRegisters == 32;  // the vectors of an input row stay in registers
 
 struct Layout {
   bool square;  // 3x3, by tiles of rows x columns
@@ -189,15 +183,15 @@ void run_square(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t
   float* staged = static_cast<float*>(memory);
   for (int64_t task = first; task < last; ++task) {
     const int64_t n = task / (l.tiles * l.blocks), block = task / l.tiles % l.blocks, tile_n = task % l.tiles;
-    const int64_t to = least(l.vecs, (block + 1) * kBlockVecs);
+    const int64_t from = l.vecs * block / l.blocks, to = l.vecs * (block + 1) / l.blocks;
     const Place at_tile = place(p, l.cut, tile_n);
     const int64_t h = at_tile.p * kStride - p.pad_h_lo, w = at_tile.q * kStride - p.pad_w_lo;
     Window x;
     const auto below = [&](int i) { return i < window(at_tile.rows, kStride) && static_cast<uint64_t>(h + i) < static_cast<uint64_t>(p.h); };
-    x.fetch = fetch_next(p, l.cut, a.x, n, images, tile_n, block * kBlockVecs * kLanes, (to - block * kBlockVecs) * kLanes, to - block * kBlockVecs);
+    x.fetch = fetch_next(p, l.cut, a.x, n, images, tile_n, from * kLanes, (to - from) * kLanes, to - from);
     x.lines = (x.fetch.each + kHeight - 1) / kHeight;
     const bool inside = w >= -1 && w + kPitch <= p.w + 1;
-    for (int64_t v = block * kBlockVecs; v < to; ++v) {
+    for (int64_t v = from; v < to; ++v) {
       const int64_t k = v * kLanes;
       if (inside && p.k - k >= kLanes) {
         for (int i = 0; i < kHeight; ++i) x.row[i] = below(i) ? at<const float>(a.x, n, at_tile.z, h + i, w) + k : nullptr;
@@ -252,8 +246,8 @@ void run_group(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t 
       out.y += m * a.y.pixel;
       if (out.residual) out.residual += m * a.residual.pixel;
     }
-    const int64_t to = least(l.vecs, (block + 1) * kBlockVecs);
-    for (int64_t v = block * kBlockVecs; v < to; ++v) {
+    const int64_t to = l.vecs * (block + 1) / l.blocks;
+    for (int64_t v = l.vecs * block / l.blocks; v < to; ++v) {
       const int64_t k = v * kLanes;
       Out out_v = out;
       out_v.y += k, out_v.k = least(kLanes, p.k - k);
@@ -282,8 +276,10 @@ const char* refuse(const ConvProblem& p) {
 }
 
 double cost(const ConvProblem& p) {
+  const Layout l = layout_of(p);
   const double taps = static_cast<double>(p.t * p.r * p.s), outputs = static_cast<double>(p.transposed ? p.d * p.h * p.w : p.z * p.p * p.q);
-  return outputs * static_cast<double>(layout_of(p).vecs) * taps * static_cast<double>(p.c / p.groups) * 1.6 / kVectorsPerMicrosecond;
+  const double an_fma = l.square && p.stride_w == 1 ? 1.35 : 1.65;
+  return outputs * static_cast<double>(l.vecs) * taps * static_cast<double>(p.c / p.groups) * an_fma / kVectorsPerMicrosecond;
 }
 
 int64_t scratch_bytes(const ConvProblem& p) {

@@ -186,25 +186,30 @@ void run_square(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t
     const int64_t from = l.vecs * block / l.blocks, to = l.vecs * (block + 1) / l.blocks;
     const Place at_tile = place(p, l.cut, tile_n);
     const int64_t h = at_tile.p * kStride - p.pad_h_lo, w = at_tile.q * kStride - p.pad_w_lo;
+    const bool inside = w >= -1 && w + kPitch <= p.w + 1;
+    const auto exists = [&](int i) { return i < window(at_tile.rows, kStride) && static_cast<uint64_t>(h + i) < static_cast<uint64_t>(p.h); };
     Window x;
-    const auto below = [&](int i) { return i < window(at_tile.rows, kStride) && static_cast<uint64_t>(h + i) < static_cast<uint64_t>(p.h); };
     x.fetch = fetch_next(p, l.cut, a.x, n, images, tile_n, from * kLanes, (to - from) * kLanes, to - from);
     x.lines = (x.fetch.each + kHeight - 1) / kHeight;
-    const bool inside = w >= -1 && w + kPitch <= p.w + 1;
-    for (int64_t v = from; v < to; ++v) {
-      const int64_t k = v * kLanes;
-      if (inside && p.k - k >= kLanes) {
-        for (int i = 0; i < kHeight; ++i) x.row[i] = below(i) ? at<const float>(a.x, n, at_tile.z, h + i, w) + k : nullptr;
-        x.pixel = a.x.pixel, x.skip_first = w < 0, x.skip_last = w + kPitch > p.w;
-      } else {  // a copy with zeros where there is nothing
+    x.pixel = a.x.pixel, x.skip_first = w < 0, x.skip_last = w + kPitch > p.w;
+    for (int i = 0; i < kHeight; ++i) x.row[i] = exists(i) ? at<const float>(a.x, n, at_tile.z, h + i, w) + from * kLanes : nullptr;
+    Out out = out_of(p, a, n, at_tile, from * kLanes, kLanes);
+    const float* weights = static_cast<const float*>(a.weights) + from * kLanes * kWidth * kWidth * kGroup;
+    for (int64_t k = from * kLanes; k < to * kLanes; k += kLanes, weights += kLanes * kWidth * kWidth * kGroup) {
+      out.k = least(kLanes, p.k - k);
+      if (!inside || out.k < kLanes) {  // a copy with zeros where there is nothing
         Copy<kLanes> copy;
-        copy.start(p, a.x, n, at_tile.z, h, w, k, least(kLanes, p.k - k), kHeight, kPitch, staged, 0);
+        copy.start(p, a.x, n, at_tile.z, h, w, k, out.k, kHeight, kPitch, staged, 0);
         while (!copy.done()) copy.step();
-        for (int i = 0; i < kHeight; ++i) x.row[i] = below(i) ? staged + i * kPitch * kLanes : nullptr;
+        for (int i = 0; i < kHeight; ++i) x.row[i] = exists(i) ? staged + i * kPitch * kLanes : nullptr;
         x.pixel = kLanes, x.skip_first = x.skip_last = false;
       }
-      tile<kGroup, kColumns, kStride>(x, static_cast<const float*>(a.weights) + k * kWidth * kWidth * kGroup,
-                                      out_of(p, a, n, at_tile, k, p.k - k));
+      tile<kGroup, kColumns, kStride>(x, weights, out);
+      for (int i = 0; i < kHeight; ++i)
+        if (x.row[i]) x.row[i] += kLanes;
+      out.y += kLanes;
+      if (out.residual) out.residual += kLanes;
+      if (out.bias) out.bias += kLanes;
     }
   }
 }

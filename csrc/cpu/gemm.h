@@ -51,8 +51,8 @@ struct Tile {
   const Activation* act;
   int64_t x_channel = 0;  // first channel read: the start of a group
   // On the way lines are fetched into the second-level cache: with every chunk of channels eight of x + ahead of each entry (what the next tile
-  // will read), or the first eight of the next fetch_step floats of `fetch` (weights that will be read soon and come from memory), or as many
-  // of these as w has.
+  // will read), or of `fetch`, which then moves by fetch_step floats (weights that will be read soon and come from memory), or as many of these
+  // as w has.
   int64_t ahead = 0;
   const float* fetch = nullptr;
   int fetch_step = kFetch;
@@ -169,10 +169,7 @@ void tile(const Tile& t) {
     int64_t c = t.c;
     for (; c >= kChunk; c -= kChunk, w += kChunk * kStep, fetch += t.fetch_step) {
       CK_UNROLL
-      for (int i = 0; i < kFetch; i += 16) {
-        if (i >= t.fetch_step) break;
-        __builtin_prefetch(fetch + i, 0, 2);
-      }
+      for (int i = 0; i < kFetch; i += 16) __builtin_prefetch(fetch + i, 0, 2);
       if (t.fetch_all) {
         CK_UNROLL
         for (int i = kFetch; i < kChunk * kStep; i += 16) __builtin_prefetch(fetch + i, 0, 2);

@@ -17,7 +17,8 @@
 //           the copy before each tile and not beside the last: 28x28x512 stride 2 4.4 ms in place of 2.1, for the loads wait for memory in a burst
 //           blocks inside tiles (all weights pass with each tile): 14x14x1024 stride 2 2.3 ms in place of 1.7
 //           steps of 8 or 16 channels in place of 4: nothing; fetching weights to the first level: nothing
-//           two vectors one after the other, 28 outputs each: 7 % slower (Cg = 32, stride 2), with AVX2 10 to 15 (Cg = 16)
+//           tiles of two vectors for 24 filters, the second half empty: 7 to 10 % slower than one vector after the other (N=8)
+//           for full vectors, two one after the other, 28 outputs each: 7 % slower (Cg = 32, stride 2), with AVX2 10 to 15 (Cg = 16)
 // Refuses   transposed; not 3x3; dilated; strides other than 1 and 2; one group; groups of more than 64 channels (conv_direct's tiles are full then)
 // Source    Xie et al. 2017, arXiv:1611.05431, sec. 3.3 (the layers)
 #include "core/machine.h"
@@ -90,27 +91,24 @@ void tile(const float* staged, int64_t channels, int64_t layer_floats, const flo
     out_v.y += v * kLanes;
     if (out.residual) out_v.residual += v * kLanes;
     if (out.bias) out_v.bias += v * kLanes;
-    if (out_v.k > 0) finish(out_v, acc[v]);
+    finish(out_v, acc[v]);
   }
 }
 
 using WideTile = void (*)(const float*, int64_t, int64_t, const float*, const Out&, Ahead&);
 
-// Tiles of as many sums as there are registers for them; the last of an image may have fewer rows, the last panel of a group fewer vectors.
+// Tiles of as many sums as there are registers for them; the last of an image may have fewer rows.
 struct Tiles {
   int rows, cols;
-  WideTile fn[2][2][4];  // by vectors, stride and rows
+  WideTile fn[2][4];  // by stride and rows
 };
 template <int kVecs, int kCols, int... kRows>
 struct MakeTiles {
-  static constexpr Tiles value = {sizeof...(kRows),
-                                  kCols,
-                                  {{{tile<1, kRows, kCols, 1>...}, {tile<1, kRows, kCols, 2>...}},
-                                   {{tile<kVecs, kRows, kCols, 1>...}, {tile<kVecs, kRows, kCols, 2>...}}}};
+  static constexpr Tiles value = {sizeof...(kRows), kCols, {{tile<kVecs, kRows, kCols, 1>...}, {tile<kVecs, kRows, kCols, 2>...}}};
 };
 constexpr bool kMany = kRegisters == 32;
 constexpr int kSizes = 3;
-constexpr Tiles kTiles[2][kSizes] = {
+constexpr Tiles kTiles[2][kSizes] = {  // of one vector, of two
     {MakeTiles<1, kMany ? 14 : 6, 1, 2>::value, MakeTiles<1, kMany ? 8 : 4, 1, 2, 3>::value, MakeTiles<1, kMany ? 7 : 3, 1, 2, 3, 4>::value},
     {MakeTiles<2, kMany ? 7 : 3, 1, 2>::value, MakeTiles<2, kMany ? 4 : 2, 1, 2, 3>::value, MakeTiles<2, kMany ? 14 : 6, 1>::value}};
 
@@ -118,7 +116,7 @@ struct Layout {
   const Tiles* tiles;
   Cut cut;
   int64_t group_c, group_k;        // channels and filters of a group
-  int64_t vecs, panels;            // vectors of filters, and pairs of them
+  int64_t vecs, width, panels;     // vectors of filters: of a group, of a tile; tiles of a group
   int64_t rows;                    // of weights of a vector
   int64_t blocks;                  // of groups
   int height, pitch;               // of the window
@@ -128,9 +126,10 @@ struct Layout {
 CK_INLINE Layout layout_of(const ConvProblem& p) {
   Layout l;
   l.group_c = p.c / p.groups, l.group_k = p.k / p.groups;
-  l.vecs = (l.group_k + kLanes - 1) / kLanes, l.panels = (l.vecs + 1) / 2;
-  l.tiles = kTiles[l.vecs > 1];
-  for (const Tiles& t : kTiles[l.vecs > 1])  // the fewest columns computed in vain
+  l.width = l.group_k % (2 * kLanes) ? 1 : 2;
+  l.vecs = (l.group_k + kLanes - 1) / kLanes, l.panels = l.vecs / l.width;
+  l.tiles = kTiles[l.width - 1];
+  for (const Tiles& t : kTiles[l.width - 1])  // the fewest columns computed in vain
     if ((p.q + t.cols - 1) / t.cols * t.cols < (p.q + l.tiles->cols - 1) / l.tiles->cols * l.tiles->cols) l.tiles = &t;
   l.cut = cut(p, l.tiles->rows, l.tiles->cols);
   l.rows = kTaps * ((l.group_c + kUnroll - 1) / kUnroll * kUnroll);
@@ -186,10 +185,10 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
       ahead.lines = (ahead.fetch.each + l.panels * kTaps - 1) / (l.panels * kTaps);
     }
     const float* w = static_cast<const float*>(a.weights) + unit.g * l.vecs * l.rows * kLanes;
-    for (int64_t v = 0; v < l.vecs; v += 2, w += 2 * l.rows * kLanes) {
+    for (int64_t v = 0; v < l.vecs; v += l.width, w += l.width * l.rows * kLanes) {
       Out out = out_of(p, a, unit.n, unit.at_tile, unit.g * l.group_k + v * kLanes, 0);
       out.k = l.group_k - v * kLanes;
-      l.tiles->fn[v + 1 < l.vecs][stride - 1][unit.at_tile.rows - 1](staged, l.group_c, l.layer_floats, w, out, ahead);
+      l.tiles->fn[stride - 1][unit.at_tile.rows - 1](staged, l.group_c, l.layer_floats, w, out, ahead);
     }
     unit = next;
     float* swap = staged;
@@ -207,7 +206,8 @@ const char* refuse(const ConvProblem& p) {
 double cost(const ConvProblem& p) {
   const Layout l = layout_of(p);
   const double fmas = static_cast<double>(p.z * p.p * l.cut.parts * l.cut.cols * p.groups * l.vecs * l.rows);
-  const double share = l.vecs > 1 ? 0.9 : kLanes > 4 ? 0.85 : 0.6;  // of the peak; four lanes do not outweigh a load for each FMA
+  // Of the peak. Three vectors fill conv_direct's tiles; four lanes do not outweigh a load for each FMA.
+  const double share = l.width > 1 ? 0.9 : kLanes == 4 ? 0.6 : l.vecs > 2 ? 0.8 : 0.87;
   return fmas / (share * kVectorsPerMicrosecond) + static_cast<double>(p.groups * l.vecs * l.rows * kLanes * 4) / kBytesPerMicrosecond;
 }
 
@@ -232,10 +232,10 @@ void pack(const ConvProblem& p, const void* weights, const void* scale, void* pa
   float* out = static_cast<float*>(packed) + first * l.vecs * l.rows * kLanes;
   const int64_t rows = l.rows / kTaps;
   for (int64_t g = first; g < last; ++g)
-    for (int64_t v = 0; v < l.vecs; v += 2)
+    for (int64_t v = 0; v < l.vecs; v += l.width)
       for (int64_t tap = 0; tap < kTaps; ++tap)
         for (int64_t c = 0; c < rows; ++c)
-          for (int64_t j = v * kLanes; j < least(v + 2, l.vecs) * kLanes; ++j, ++out) {
+          for (int64_t j = v * kLanes; j < (v + l.width) * kLanes; ++j, ++out) {
             const int64_t k = g * l.group_k + j;
             if (c >= l.group_c || j >= l.group_k) *out = 0.f;
             else *out = w[(tap * l.group_c + c) * p.k + k] * (s ? s[k] : 1.f);

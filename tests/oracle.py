@@ -260,6 +260,10 @@ def _one_odd_conv(rng: np.random.Generator, kind: str) -> Conv | None:
     elif kind == "resnext":
         groups = _pick(rng, (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33))
         c = k = groups * _pick(rng, (2, 4, 8))
+    elif kind == "cardinal":
+        groups = _pick(rng, (2, 3, 4, 5, 8, 9))
+        c = groups * _pick(rng, (2, 4, 8, 16, 20, 32))
+        k = c if rng.integers(4) else groups * _pick(rng, (1, 6, 16, 24))
     elif kind == "spread":  # transposed: depthwise, or to few channels
         c = _pick(rng, _CHANNELS)
         groups, k = (c, c) if rng.integers(2) else (1, int(rng.integers(1, 5)))
@@ -272,6 +276,11 @@ def _one_odd_conv(rng: np.random.Generator, kind: str) -> Conv | None:
     if kind == "square":  # of stride 1: Winograd's
         pads, r = rng.integers(0, 3, 4).tolist(), _pick(rng, (3, 5, 5))
         return Conv(1, size[1] + r - 1, size[2] + r - 1, c, k, 1, r, r, ONE, (0, *pads[:2]), (0, *pads[2:]))
+    if kind == "cardinal":  # 3x3 in groups: ResNeXt's
+        h, w, pads = _pick(rng, (1, 2, 3, 4, 7, 9)), int(rng.integers(1, 32)), rng.integers(0, 3, 4).tolist()
+        lo, hi, stride = (0, *pads[:2]), (0, *pads[2:]), int(rng.integers(1, 3))
+        problem = Conv(_pick(rng, (1, 1, 2)), h, w, c, k, 1, 3, 3, (1, stride, stride), lo, hi, ONE, groups)
+        return problem if min(h + lo[1] + hi[1], w + lo[2] + hi[2]) >= 3 else None
     window = triple((1, 2, 3, 3, 3, 4, 5, 7) if rank < 3 else (1, 2, 3), 1)
     stride, dilation = triple((1, 1, 1, 2, 3, 4), 1), triple((1, 1, 1, 2, 3), 1)
     pad_lo, pad_hi = triple((0, 0, 1, 1, 2, 3), 0), triple((0, 0, 1, 1, 2, 3), 0)
@@ -287,7 +296,8 @@ def _one_odd_conv(rng: np.random.Generator, kind: str) -> Conv | None:
     return problem if fits else None
 
 
-CONV_KINDS = ("dense", "pointwise", "square", "depthwise", "grouped", "resnext", "transposed")  # and "spread"
+CONV_KINDS = ("dense", "pointwise", "square", "depthwise", "grouped", "resnext", "transposed")
+# and, where a test asks for them, "spread" and "cardinal"
 
 
 def odd_convs(count: int, seed: int = 0, kinds: tuple[str, ...] = CONV_KINDS) -> list[Conv]:

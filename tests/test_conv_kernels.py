@@ -147,13 +147,15 @@ def odd_data(
 
 
 SMALL = Conv(1, 5, 5, 8, 8, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1))
-ODD = [*oracle.CORNER_CONVS, *oracle.odd_convs(300), *oracle.odd_convs(60, kinds=("spread",))]
+ODD = [*oracle.CORNER_CONVS, *oracle.odd_convs(300)]
+ODD += [*oracle.odd_convs(60, kinds=("spread",)), *oracle.odd_convs(100, kinds=("cardinal",))]
 
 
 @functools.cache
 def few(algo: str, isa: str) -> list[Conv]:
     """Some odd problems that a row accepts: reading, writing and the epilogue do not need all of them."""
     mixed = [*oracle.CORNER_CONVS[3:], *oracle.odd_convs(175, seed=1), *oracle.odd_convs(20, 1, kinds=("spread",))]
+    mixed += oracle.odd_convs(40, 1, kinds=("cardinal",))
     found = [p for p in mixed if accepted(algo, p, np.zeros(p.w_shape, "f4"))][:20]
     assert len(found) >= 4, f"{algo} accepts hardly anything"
     return found
@@ -480,6 +482,10 @@ SAME_BITS = (
     Conv(1, 15, 15, 40, 120, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1), groups=40),
     Conv(1, 14, 14, 132, 132, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1), groups=33),
     Conv(1, 2, 2, 264, 264, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1), groups=33),
+    Conv(1, 11, 29, 64, 64, 1, 3, 3, (1, 2, 2), (0, 1, 1), (0, 1, 1), groups=16),
+    Conv(1, 7, 14, 40, 40, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1), groups=5),
+    Conv(1, 14, 14, 96, 96, 1, 3, 3, (1, 2, 2), (0, 1, 1), (0, 1, 1), groups=3),
+    Conv(1, 9, 20, 48, 48, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1), groups=3),
     Conv(1, 9, 9, 20, 30, 1, 4, 4, (1, 2, 2), (0, 1, 1), (0, 1, 1), transposed=True),
     Conv(4, 6, 5, 9, 40, 3, 3, 3, (1, 1, 2), ONE, ONE),
     Conv(1, 9, 9, 40, 40, 1, 3, 3, (1, 2, 2), (0, 1, 1), (0, 1, 1), groups=40, transposed=True),
@@ -572,6 +578,18 @@ def test_winograd_only_where_allowed(isa: str) -> None:
             assert len(refused.keys() - allowed) == 4 - len(allowed)
             assert all(reason.startswith(option) for name, reason in refused.items() if name not in allowed)
     assert make(VGG_LAYER, np.zeros(VGG_LAYER.w_shape, "f4")).steps()[0]["kernel"] == "conv_winograd"
+
+
+@pytest.mark.parametrize("width", (4, 8, 16, 32))
+@pytest.mark.parametrize("stride", (1, 2))
+def test_kernels_of_groups(isa: str, width: int, stride: int) -> None:
+    """ResNeXt's 3x3 layers, by whether a group fills a vector, and one of four lanes is not worth it."""
+    pads = dict(pad_lo=(0, 1, 1), pad_hi=(0, 1, 1))
+    problem = Conv(1, 28, 28, 32 * width, 32 * width, 1, 3, 3, (1, stride, stride), groups=32, **pads)
+    step = make(problem, np.zeros(problem.w_shape, "f4")).steps()[0]
+    lanes = dict(avx512=16, avx2=8, base=4)[isa]
+    wide = "conv_direct" if width == lanes == 4 else "conv_grouped_wide"
+    assert step["kernel"] == ("conv_grouped" if width < lanes else wide)
 
 
 def test_lean_weights_are_not_enlarged(isa: str) -> None:

@@ -249,7 +249,7 @@ struct Conv {
   }
 
   static ConvProblem problem(Random& r) {
-    for (const int64_t kind = r.in(0, 9);;) {
+    for (const int64_t kind = r.in(0, 10);;) {
       ConvProblem p{};
       p.d = p.t = p.stride_d = p.stride_h = p.stride_w = p.dil_d = p.dil_h = p.dil_w = p.groups = 1;
       p.h = r.in(1, 20), p.w = r.in(1, 20), p.c = channels(r), p.k = channels(r);
@@ -290,6 +290,10 @@ struct Conv {
           if (r.chance(0.5)) {  // or those of a large layer that is trained, read where they lie
             p.h = p.w = p.stride_h = p.stride_w = p.training = 1, p.swapped = r.in(0, 1), p.c = r.in(1024, 1100), p.k = r.in(1024, 1100);
           }
+          break;
+        case 9:  // 3x3 in groups
+          p.groups = r.in(2, 9), p.c = p.k = p.groups * r.of<int64_t>({2, 4, 8, 16, 20, 32});
+          p.r = p.s = 3, p.stride_h = p.stride_w = r.in(1, 2), p.dil_h = p.dil_w = 1, p.d = r.of<int64_t>({1, 1, 2}), p.w = r.in(1, 31);
           break;
         default:  // anything, in groups
           p.groups = r.of<int64_t>({1, 1, 1, 2, 3, 5}), p.c *= p.groups, p.k *= p.groups;

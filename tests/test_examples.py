@@ -48,7 +48,16 @@ def clothes(tmp_path, rng):
     return tmp_path
 
 
-@pytest.mark.parametrize("extra", [[], ["--augment"], ["--torch"], ["--model", "lenet5", "--validate"]])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [],
+        ["--augment"],
+        ["--augment", "--model", "normed"],
+        ["--torch"],
+        ["--model", "lenet5", "--validate"],
+    ],
+)
 def test_fashion_mnist(clothes, extra, tmp_path):
     words = ["--data", str(clothes), "--epochs", "4", "--batch-size", "32", *extra]
     if not extra:

@@ -42,8 +42,8 @@ template <int kFilters, int kVecs>
 CK_INLINE void sum_window(const Window& t) {
   vf acc[kFilters][kVecs] = {};
   const float* w = t.w;
-  for (int64_t r = 0; r < t.r; ++r)
-    for (int64_t s = 0; s < t.s; ++s)
+  for (int64_t r = 0; r < t.r; ++r) {
+    for (int64_t s = 0; s < t.s; ++s) {
       for (int64_t c = 0; c < t.c; ++c, w += kFilters) {
         const float* x = t.x + r * t.x_r + s * t.x_s + c * t.x_c;
         vf pixels[kVecs];
@@ -56,6 +56,8 @@ CK_INLINE void sum_window(const Window& t) {
           for (int v = 0; v < kVecs; ++v) acc[k][v] += pixels[v] * filter;
         }
       }
+    }
+  }
   CK_UNROLL
   for (int k = 0; k < kFilters; ++k) {
     const vf bias = splat(t.bias ? t.bias[k] : 0.f);

@@ -43,7 +43,7 @@ CK_INLINE int64_t parts_of(const Layout& l, int64_t images) { return most(1, lea
 
 // Rows [first, first + rows) of dy, plane by plane: [k][row][dy_width]; zeros behind a row's end.
 CK_INLINE void gradient_planes(const ConvProblem& p, const Layout& l, const View& dy, int64_t n, int64_t first, int64_t rows, float* out) {
-  for (int64_t row = 0; row < rows; ++row)
+  for (int64_t row = 0; row < rows; ++row) {
     for (int64_t q = 0; q < p.q; q += kLanes) {
       const float* from = at<const float>(dy, n, 0, first + row, q);
       const int64_t count = least(kLanes, p.q - q);
@@ -63,6 +63,7 @@ CK_INLINE void gradient_planes(const ConvProblem& p, const Layout& l, const View
           if (i < have) store(out + ((k + i) * rows + row) * l.dy_width + q, square[i]);
       }
     }
+  }
 }
 
 struct Band {

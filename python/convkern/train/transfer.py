@@ -6,7 +6,7 @@
     2. run the trained network, without its classifier, once over all images: their features
     3. train a linear classifier on the features: seconds
     4. put it on the network and train on, on augmented images and with smoothed labels: the classifier and the deepest
-       third of the network's convolutions, these at a tenth of the classifier's learning rate. What lies before them
+       third of the network's convolutions, these at 0.3 times the classifier's learning rate. What lies before them
        knows edges and textures from a million images and stays, and so do all batch norms: a small folder would spoil
        their statistics
     5. go three quarters of the way: a mean of the weights before and after step 4 overfits less (Wortsman et al. 2022,
@@ -113,7 +113,10 @@ def linear_head(
 
 
 def deepest_layers(model: Any, share: float) -> list[Any]:
-    """A network's layers from the first of the last `share` of its convolutions (layers with a kernel) on.
+    """A network's layers from the first of the last `share` of its convolutions on (layers with a kernel count).
+
+    model: one whose layers stand in their order, as those of the zoo. share: above 0, at most 1.
+    Returns at least one layer with a kernel.
 
     >>> from convkern.models import get_model
     >>> [layer.name for layer in deepest_layers(get_model("lenet5"), 0.4) if layer.weights]
@@ -190,7 +193,7 @@ def finetune(
 
     model, weights: as get_model. out: a folder for model.ckn (a model that takes pixels of 0..255 and gives
     probabilities), confusion.png, curves.png and report.json; nothing is written without it. epochs: of step 4; 0 stops
-    after the linear classifier. learning_rate: of the classifier in step 4; the network's is a tenth of it.
+    after the linear classifier. learning_rate: of the classifier in step 4; the network's is 0.3 times it.
     label_smoothing: in step 4. deepest: the share of the network's convolutions that step 4 trains, counted from its
     output; 1 = all. way: how far the weights go from those before step 4 (0) to those after it (1). hold_out: share of
     each class to judge by.
@@ -208,9 +211,9 @@ def finetune(
     from . import AdamW, CosineDecay, SparseCategoricalCrossentropy, TrainingCurves
     from .curves import check, confusion_matrix, plot_confusion
 
-    for name, value in (("way", way), ("deepest", deepest)):
-        if not 0 < value <= 1:
-            raise ShapeError(f"{name}={value}, want more than 0 and at most 1")
+    for what, share in (("way", way), ("deepest", deepest)):
+        if not 0 < share <= 1:
+            raise ShapeError(f"{what}={share}, want more than 0 and at most 1")
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
         for name in ("confusion.png", "curves.png"):
@@ -271,16 +274,16 @@ def finetune(
     dense.set_weights(head.layers[-1].get_weights())
     if epochs:
         backbone.trainable = True
-        deep = {id(layer) for layer in deepest_layers(backbone, deepest)}
+        trained = deepest_layers(backbone, deepest)
         for layer in backbone.layers:
-            layer.trainable = id(layer) in deep and not isinstance(layer, (BatchNormalization, StochasticDepth))
+            layer.trainable = layer in trained and not isinstance(layer, (BatchNormalization, StochasticDepth))
         augmented = ImageDataGenerator(
             horizontal_flip=True, rotation_range=15, zoom_range=0.15, width_shift_range=0.1, height_shift_range=0.1
         )
         examples = batches(split.training, augmented, True)
         steps = epochs * len(examples)
         schedule = CosineDecay(0.0, steps, warmup_target=learning_rate, warmup_steps=max(1, steps // 10))
-        optimizer = AdamW(schedule, weight_decay=1e-4, multipliers={f"{backbone.name}/*": 0.1}, global_clipnorm=5.0)
+        optimizer = AdamW(schedule, weight_decay=1e-4, multipliers={f"{backbone.name}/*": 0.3}, global_clipnorm=5.0)
         loss = SparseCategoricalCrossentropy(label_smoothing=label_smoothing)
         tuned.compile(optimizer, loss, metrics=["accuracy"], seed=seed)
         start = [param.value.copy() for param in tuned.weights]

@@ -9,7 +9,7 @@
        third of the network's convolutions, these at 0.3 times the classifier's learning rate. What lies before them
        knows edges and textures from a million images and stays, and so do all batch norms: a small folder would spoil
        their statistics
-    5. go three quarters of the way: a mean of the weights before and after step 4 overfits less (Wortsman et al. 2022,
+    5. go half of the way: the mean of the weights before and after step 4 overfits less (Wortsman et al. 2022,
        arXiv:2109.01903)
     6. judge by the images that were held out; a classifier on colour histograms says what colours alone would do
 """
@@ -181,7 +181,7 @@ def finetune(
     learning_rate: float = 1e-3,
     label_smoothing: float = 0.1,
     deepest: float = 1 / 3,
-    way: float = 0.75,
+    way: float = 0.5,
     hold_out: float = 0.25,
     size: int | None = None,
     crop: bool = False,

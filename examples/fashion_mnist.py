@@ -2,6 +2,7 @@
 
     python examples/fashion_mnist.py                              # Adam, 5 epochs: about 90 %
     python examples/fashion_mnist.py --augment --epochs 15        # flips, dropout, a one-cycle schedule: 92.3 %
+    python examples/fashion_mnist.py --augment --epochs 15 --model normed --batch-size 128   # a deeper network: 93.1 %
     python examples/fashion_mnist.py --model lenet5               # the network of 1998
     python examples/fashion_mnist.py --torch                      # the same network in PyTorch, in turns with ours
 
@@ -18,8 +19,8 @@ import numpy as np
 
 from convkern import Input, Model, get_model, set_seed
 from convkern.data import ImageDataGenerator, load_mnist
-from convkern.layers import Conv2D, Dense, Dropout, Flatten, MaxPool2D
-from convkern.train import Adam, BackupAndRestore, Callback, OneCycle, TrainingCurves
+from convkern.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, MaxPool2D, ReLU
+from convkern.train import Adam, AdamW, BackupAndRestore, Callback, OneCycle, TrainingCurves
 
 CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -35,6 +36,17 @@ def convnet(dropout: float = 0.0) -> Model:
     x = Dropout(dropout)(x)
     x = Dense(10, activation="softmax")(x)
     return Model(inputs=image, outputs=x)
+
+
+def normed() -> Model:
+    """Not the lecture's network: three convolutions instead of two, each with a batch norm, and dropout between."""
+    image = x = Input(shape=(28, 28, 1))
+    for filters, rate in ((32, 0.1), (64, 0.1), (128, 0.3)):
+        x = Conv2D(filters, 3, padding="same", use_bias=False)(x)
+        x = MaxPool2D(2)(ReLU()(BatchNormalization(momentum=0.9)(x)))
+        x = Dropout(rate)(x)
+    x = Dense(256, activation="relu")(Flatten()(x))
+    return Model(image, Dense(10, activation="softmax")(Dropout(0.3)(x)))
 
 
 def load(folder: str, limit: int | None, validate: bool) -> tuple[Any, Any]:
@@ -62,17 +74,22 @@ def train(
     backup: str | None = None,
 ) -> tuple[Model, dict[str, list[float]]]:
     (x_train, y_train), validation = data
-    lecture = convnet(0.4) if augment else convnet()
-    model = lecture if name == "convnet" else get_model(name, input_shape=(28, 28, 1))
+    if name == "convnet":
+        model = convnet(0.4 if augment else 0.0)
+    else:
+        model = normed() if name == "normed" else get_model(name, input_shape=(28, 28, 1))
     callbacks: list[Callback] = [TrainingCurves(curves)] if curves else []
     callbacks += [BackupAndRestore(backup)] if backup else []
     common = dict(epochs=epochs, validation_data=validation, callbacks=callbacks)
     if augment:
         steps = -(-len(x_train) // batch_size)
-        rate = OneCycle(2e-3, epochs * steps)
+        optimizer = Adam(OneCycle(2e-3, epochs * steps))
+        if name == "normed":
+            no_decay = ("*/bias", "*/gamma", "*/beta")
+            optimizer = AdamW(OneCycle(3e-3, epochs * steps), weight_decay=0.01, no_decay=no_decay)
         generator = ImageDataGenerator(horizontal_flip=True)
         batches = generator.flow(x_train, y_train, batch_size=batch_size, seed=0)
-        model.compile(Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
         history = model.fit(batches, **common)
     else:
         model.compile(Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -84,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> float:
     """Train and return the accuracy on the images to judge by."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist", help="folder of the IDX files")
-    parser.add_argument("--model", choices=("convnet", "lenet5"), default="convnet")
+    parser.add_argument("--model", choices=("convnet", "lenet5", "normed"), default="convnet")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--limit", type=int, help="use only so many images of each part")
@@ -98,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> float:
     set_seed(args.seed)
     data = load(args.data, args.limit, args.validate)
     if args.torch:
+        if args.model == "normed":
+            parser.error("--torch has twins of convnet and lenet5 only")
         from beside_torch import train_in_turns
 
         return train_in_turns(args.model, data, args.epochs, args.batch_size)[-1]["accuracy"]

@@ -336,6 +336,20 @@ CORNER_CONVS = (
     Conv(1, 3, 3, 6, 8, 1, 2, 2, (1, 3, 3), transposed=True, output_padding=(0, 1, 2)),  # holes between the taps
 )
 
+# Few channels and fewer filters than a vector holds: LeNet's first layer and everything odd around it.
+NARROW_CONVS = (
+    Conv(1, 28, 28, 1, 6, 1, 5, 5, pad_lo=(0, 2, 2), pad_hi=(0, 2, 2)),
+    Conv(1, 21, 150, 3, 7, 1, 5, 5, pad_lo=(0, 2, 2), pad_hi=(0, 2, 2)),  # several bands
+    Conv(1, 9, 33, 4, 8, 1, 3, 3, (1, 2, 1), (0, 1, 0), (0, 1, 2)),
+    Conv(1, 12, 17, 2, 5, 1, 2, 4, (1, 3, 1), (0, 0, 3), (0, 1, 0), (1, 2, 3)),
+    Conv(1, 7, 16, 1, 1, 1, 3, 3, pad_lo=(0, 3, 3), pad_hi=(0, 2, 3)),  # more padding than the window reaches
+    Conv(1, 10, 40, 3, 2, 1, 1, 1),
+    Conv(1, 1, 300, 2, 3, 1, 1, 9, pad_lo=(0, 0, 4), pad_hi=(0, 0, 4)),  # a sequence
+    Conv(1, 11, 5, 1, 4, 1, 11, 5),  # one output
+    Conv(1, 6, 64, 4, 6, 1, 6, 1),
+    Conv(1, 31, 7, 3, 8, 1, 4, 2, (1, 4, 1), (0, 1, 0), (0, 0, 1)),
+)
+
 
 def odd_pools(count: int, seed: int = 0) -> list[dict[str, Any]]:
     """Keyword arguments of `pool` (and "kind", "x_shape") for small problems, no window in the padding alone."""

@@ -142,7 +142,7 @@ EXTRA = [
     Conv(1, 1, 9, 6, 10, 1, 1, 4, (1, 1, 2), transposed=True),
     Conv(2, 3, 3, 6, 10, 2, 2, 2, (2, 2, 2), transposed=True),
 ]
-PROBLEMS = [*EXTRA, *oracle.CORNER_CONVS, *oracle.odd_convs(100, seed=7)]
+PROBLEMS = [*EXTRA, *oracle.CORNER_CONVS, *oracle.NARROW_CONVS, *oracle.odd_convs(100, seed=7)]
 
 
 @pytest.mark.parametrize("algo,isa", rows("conv"))
@@ -249,6 +249,19 @@ def test_same_bits_for_any_number_of_threads(isa: str, rng: np.random.Generator)
         for plan, inputs in ((weight_plan(p), [x, dy]), (data_plan(p, w), [dy])):
             one, two, three = (plan.run(inputs, threads=t)[0] for t in (1, 2, 3))
             assert (one == two).all() and (one == three).all(), str(p)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (4, 20), (9, 32)])
+def test_infinities_stay_in_their_sums(isa: str, place: tuple[int, int]) -> None:
+    """An infinite pixel of x makes the gradients of those weights infinite that meet it, and no others."""
+    _core.set_isa(isa)
+    p = Conv(1, 10, 33, 1, 6, 1, 3, 5)
+    x, dy = np.zeros((1, *p.x_shape), "f4"), np.ones((1, *p.y_shape), "f4")
+    x[0, 0, place[0], place[1]] = np.inf
+    got = weight_plan(p, algo="conv_weight_planes").run([x, dy])[0].reshape(p.w_shape)
+    height, width = p.y_shape[1:3]
+    meets = [[0 <= place[0] - r < height and 0 <= place[1] - s < width for s in range(5)] for r in range(3)]
+    assert np.array_equal(np.isinf(got[0, :, :, 0, 3]), meets) and not np.isnan(got).any()
 
 
 def test_float_weight_gradients(isa: str, rng: np.random.Generator) -> None:

@@ -147,15 +147,15 @@ def odd_data(
 
 
 SMALL = Conv(1, 5, 5, 8, 8, 1, 3, 3, pad_lo=(0, 1, 1), pad_hi=(0, 1, 1))
-ODD = [*oracle.CORNER_CONVS, *oracle.odd_convs(300)]
+ODD = [*oracle.CORNER_CONVS, *oracle.NARROW_CONVS, *oracle.odd_convs(300)]
 ODD += [*oracle.odd_convs(60, kinds=("spread",)), *oracle.odd_convs(100, kinds=("cardinal",))]
 
 
 @functools.cache
 def few(algo: str, isa: str) -> list[Conv]:
     """Some odd problems that a row accepts: reading, writing and the epilogue do not need all of them."""
-    mixed = [*oracle.CORNER_CONVS[3:], *oracle.odd_convs(175, seed=1), *oracle.odd_convs(20, 1, kinds=("spread",))]
-    mixed += oracle.odd_convs(40, 1, kinds=("cardinal",))
+    mixed = [*oracle.CORNER_CONVS[3:], *oracle.NARROW_CONVS[1:], *oracle.odd_convs(175, seed=1)]
+    mixed += [*oracle.odd_convs(20, 1, kinds=("spread",)), *oracle.odd_convs(40, 1, kinds=("cardinal",))]
     found = [p for p in mixed if accepted(algo, p, np.zeros(p.w_shape, "f4"))][:20]
     assert len(found) >= 4, f"{algo} accepts hardly anything"
     return found
@@ -228,6 +228,7 @@ def test_every_count_of_channels(row: str) -> None:
     ran = 0
     for c in range(1, 71):
         shapes = [(c, (c * 29) % 70 + 1, 1, 3), ((c * 37) % 70 + 1, c, 1, 3), (c, 71 - c, 1, 5)]
+        shapes += [(c // 8 % 4 + 1, c % 8 + 1, 1, 3)]
         shapes += [(c, c * m, c, 3) for m in (1, 2, 3)] + [(c, c, c // m, 3) for m in (2, 4, 8) if c % m == 0]
         pads = dict(pad_lo=(0, 2, 1), pad_hi=(0, 1, 2))
         problems = [Conv(1, 3, 5, c_in, k, 1, r, r, groups=groups, **pads) for c_in, k, groups, r in shapes]
@@ -490,6 +491,7 @@ SAME_BITS = (
     Conv(4, 6, 5, 9, 40, 3, 3, 3, (1, 1, 2), ONE, ONE),
     Conv(1, 9, 9, 40, 40, 1, 3, 3, (1, 2, 2), (0, 1, 1), (0, 1, 1), groups=40, transposed=True),
     Conv(1, 9, 9, 20, 3, 1, 4, 4, (1, 2, 2), (0, 1, 1), (0, 1, 1), transposed=True),
+    Conv(1, 19, 150, 3, 7, 1, 5, 5, pad_lo=(0, 2, 2), pad_hi=(0, 2, 2)),
 )
 
 

@@ -48,7 +48,16 @@ def clothes(tmp_path, rng):
     return tmp_path
 
 
-@pytest.mark.parametrize("extra", [[], ["--augment"], ["--torch"], ["--model", "lenet5", "--validate"]])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [],
+        ["--augment"],
+        ["--augment", "--model", "normed"],
+        ["--torch"],
+        ["--model", "lenet5", "--validate"],
+    ],
+)
 def test_fashion_mnist(clothes, extra, tmp_path):
     words = ["--data", str(clothes), "--epochs", "4", "--batch-size", "32", *extra]
     if not extra:
@@ -153,7 +162,7 @@ def test_finetuning_goes_part_of_the_way(tmp_path):
     get_model("squeezenet1_1").save_weights(weights)
 
     def tuned(**options):
-        options = dict(size=64, batch_size=4, verbose=0, say=str, **options)
+        options = dict(size=64, batch_size=4, verbose=0, say=str, deepest=1.0, **options)
         model = transfer.finetune(folder, "squeezenet1_1", weights, **options)["model"]
         return [param.value for param in model.weights]
 
@@ -164,6 +173,25 @@ def test_finetuning_goes_part_of_the_way(tmp_path):
         assert np.allclose(b, (a + c) / 2, rtol=1e-5, atol=1e-7)
     with pytest.raises(ShapeError, match="way=0"):
         tuned(way=0.0)
+
+
+def test_only_the_deepest_layers_are_tuned(tmp_path):
+    """What comes before them, and every norm, stays as it was published."""
+    folder = pictures(tmp_path / "images", count=4)
+    weights = tmp_path / "w.safetensors"
+    get_model("resnet18").save_weights(weights)
+    options = dict(size=64, batch_size=4, verbose=0, say=str, epochs=1)
+    before = get_model("resnet18", weights=weights, include_top=False).named_params()
+    moved = {}
+    for share in (0.1, 0.5, 1.0):
+        model = transfer.finetune(folder, "resnet18", weights, deepest=share, **options)["model"]
+        (backbone,) = (layer for layer in model.layers if layer.name == "resnet18")
+        after = backbone.named_params()
+        moved[share] = {name for name in before if not np.array_equal(before[name].value, after[name].value)}
+    assert moved[0.1] == {"layer4_1_conv1/kernel", "layer4_1_conv2/kernel"}  # of 20 convolutions
+    assert moved[0.1] < moved[0.5] < moved[1.0] and len(moved[0.5]) == 10 and len(moved[1.0]) == 20
+    with pytest.raises(ShapeError, match="deepest=1.5"):
+        transfer.finetune(folder, "resnet18", weights, deepest=1.5, **options)
 
 
 def test_features_of_arrays_and_batches(tmp_path):

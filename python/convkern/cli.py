@@ -487,6 +487,7 @@ def finetune(args: argparse.Namespace) -> int:
         epochs=args.epochs,
         batch_size=args.batch,
         learning_rate=args.rate,
+        deepest=args.deepest,
         hold_out=args.hold_out,
         size=args.size,
         crop=args.crop,
@@ -868,10 +869,13 @@ def parser() -> argparse.ArgumentParser:
         "--classes", nargs="+", metavar="NAME", help="the folders to use, in this order (default: all)"
     )
     command.add_argument(
-        "--epochs", type=_count, default=12, metavar="N", help="of fine-tuning; 0: the classifier alone"
+        "--epochs", type=_count, default=30, metavar="N", help="of fine-tuning (default 30); 0: the classifier alone"
     )
     command.add_argument("--batch", type=_positive, default=16, metavar="N", help="images in a step (default 16)")
     command.add_argument("--rate", type=float, default=1e-3, help="learning rate of the classifier (default 0.001)")
+    command.add_argument(
+        "--deepest", type=float, default=1 / 3, metavar="SHARE", help="of the convolutions is trained on (default 1/3)"
+    )
     command.add_argument("--hold-out", type=float, default=0.25, metavar="SHARE", help="of each class, to judge by")
     command.add_argument("--size", type=_positive, metavar="N", help="pixels a side (default: as published)")
     command.add_argument("--crop", action="store_true", help="cut the centre out instead of squeezing images")

@@ -44,4 +44,4 @@ from .schedules import (
     StepDecay,
     WarmUp,
 )
-from .transfer import extract_features, finetune, linear_head
+from .transfer import deepest_layers, extract_features, finetune, linear_head

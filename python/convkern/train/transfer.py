@@ -5,10 +5,11 @@
     1. split every class's images into those to learn from and those to judge by
     2. run the trained network, without its classifier, once over all images: their features
     3. train a linear classifier on the features: seconds
-    4. put it on the network and train both on, on augmented images and with smoothed labels, the network at a tenth of
-       the classifier's learning rate, its batch norms frozen (they know a million images, a small folder would spoil
-       their statistics)
-    5. go half of the way only: the mean of the weights before and after step 4 overfits less (Wortsman et al. 2022,
+    4. put it on the network and train on, on augmented images and with smoothed labels: the classifier and the deepest
+       third of the network's convolutions, these at 0.3 times the classifier's learning rate. What lies before them
+       knows edges and textures from a million images and stays, and so do all batch norms: a small folder would spoil
+       their statistics
+    5. go half of the way: the mean of the weights before and after step 4 overfits less (Wortsman et al. 2022,
        arXiv:2109.01903)
     6. judge by the images that were held out; a classifier on colour histograms says what colours alone would do
 """
@@ -111,6 +112,22 @@ def linear_head(
     return head
 
 
+def deepest_layers(model: Any, share: float) -> list[Any]:
+    """A network's layers from the first of the last `share` of its convolutions on (layers with a kernel count).
+
+    model: one whose layers stand in their order, as those of the zoo. share: above 0, at most 1.
+    Returns at least one layer with a kernel.
+
+    >>> from convkern.models import get_model
+    >>> [layer.name for layer in deepest_layers(get_model("lenet5"), 0.4) if layer.weights]
+    ['fc2', 'fc3']
+    """
+    layers = list(model.layers)
+    kernels = [i for i, layer in enumerate(layers) if any(len(param.shape) > 1 for param in layer.weights)]
+    count = min(len(kernels), max(1, round(share * len(kernels))))
+    return layers[kernels[-count] :] if kernels else layers
+
+
 @dataclass
 class Split:
     """Images to learn from and images to judge by, as indices."""
@@ -159,10 +176,11 @@ def finetune(
     out: str | os.PathLike[str] | None = None,
     *,
     classes: list[str] | None = None,
-    epochs: int = 12,
+    epochs: int = 30,
     batch_size: int = 16,
     learning_rate: float = 1e-3,
     label_smoothing: float = 0.1,
+    deepest: float = 1 / 3,
     way: float = 0.5,
     hold_out: float = 0.25,
     size: int | None = None,
@@ -175,8 +193,10 @@ def finetune(
 
     model, weights: as get_model. out: a folder for model.ckn (a model that takes pixels of 0..255 and gives
     probabilities), confusion.png, curves.png and report.json; nothing is written without it. epochs: of step 4; 0 stops
-    after the linear classifier. learning_rate: of the classifier in step 4. label_smoothing: in step 4. way: how far
-    the weights go from those before step 4 (0) to those after it (1). hold_out: share of each class to judge by.
+    after the linear classifier. learning_rate: of the classifier in step 4; the network's is 0.3 times it.
+    label_smoothing: in step 4. deepest: the share of the network's convolutions that step 4 trains, counted from its
+    output; 1 = all. way: how far the weights go from those before step 4 (0) to those after it (1). hold_out: share of
+    each class to judge by.
     size: height and width in pixels; None = that of the published weights. crop: cut the centre out of images that are
         not square, instead of squeezing them: for photos of scenes, not for things that fill the picture.
     Returns the report: accuracies on the held-out images ("baseline", "linear", "finetuned"), the confusion matrix,
@@ -191,8 +211,9 @@ def finetune(
     from . import AdamW, CosineDecay, SparseCategoricalCrossentropy, TrainingCurves
     from .curves import check, confusion_matrix, plot_confusion
 
-    if not 0 < way <= 1:
-        raise ShapeError(f"way={way}, want more than 0 and at most 1")
+    for what, share in (("way", way), ("deepest", deepest)):
+        if not 0 < share <= 1:
+            raise ShapeError(f"{what}={share}, want more than 0 and at most 1")
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
         for name in ("confusion.png", "curves.png"):
@@ -253,16 +274,16 @@ def finetune(
     dense.set_weights(head.layers[-1].get_weights())
     if epochs:
         backbone.trainable = True
+        trained = deepest_layers(backbone, deepest)
         for layer in backbone.layers:
-            if isinstance(layer, (BatchNormalization, StochasticDepth)):
-                layer.trainable = False
+            layer.trainable = layer in trained and not isinstance(layer, (BatchNormalization, StochasticDepth))
         augmented = ImageDataGenerator(
             horizontal_flip=True, rotation_range=15, zoom_range=0.15, width_shift_range=0.1, height_shift_range=0.1
         )
         examples = batches(split.training, augmented, True)
         steps = epochs * len(examples)
         schedule = CosineDecay(0.0, steps, warmup_target=learning_rate, warmup_steps=max(1, steps // 10))
-        optimizer = AdamW(schedule, weight_decay=1e-4, multipliers={f"{backbone.name}/*": 0.1}, global_clipnorm=5.0)
+        optimizer = AdamW(schedule, weight_decay=1e-4, multipliers={f"{backbone.name}/*": 0.3}, global_clipnorm=5.0)
         loss = SparseCategoricalCrossentropy(label_smoothing=label_smoothing)
         tuned.compile(optimizer, loss, metrics=["accuracy"], seed=seed)
         start = [param.value.copy() for param in tuned.weights]

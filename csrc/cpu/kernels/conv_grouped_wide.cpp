@@ -17,7 +17,7 @@
 //           the copy before each tile and not beside the last: 28x28x512 stride 2 4.4 ms in place of 2.1, for the loads wait for memory in a burst
 //           blocks inside tiles (all weights pass with each tile): 14x14x1024 stride 2 2.3 ms in place of 1.7
 //           steps of 8 or 16 channels in place of 4: nothing; fetching weights to the first level: nothing
-//           tiles of two vectors for 24 filters, the second half empty: 7 to 10 % slower than one vector after the other (N=8)
+//           tiles of two vectors for 24 filters, the second half empty: no faster than one vector after the other
 //           for full vectors, two one after the other, 28 outputs each: 7 % slower (Cg = 32, stride 2), with AVX2 10 to 15 (Cg = 16)
 // Refuses   transposed; not 3x3; dilated; strides other than 1 and 2; one group; groups of more than 64 channels (conv_direct's tiles are full then)
 // Source    Xie et al. 2017, arXiv:1611.05431, sec. 3.3 (the layers)

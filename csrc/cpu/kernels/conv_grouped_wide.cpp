@@ -1,7 +1,7 @@
 // conv_grouped_wide.cpp: 3x3 convolution in groups that fill vectors (ResNeXt: 16 or 32 channels in, as many out), float32.
 //
 // Computes  y[n,z,p,q,k] = act(sum_rsc x[n, z, p*st-ph+r, q*st-pw+s, g*Cg + c] * w[r,s,c,k] + bias + residual),  g = k / Kg, st = 1 or 2
-// Layout    x NDHWC, y NZPQK; w [group][vector of filters][tap][c][lane], c padded to a multiple of 4
+// Layout    x NDHWC, y NZPQK; w [group][one or two vectors of filters][tap][c][lane], c padded to a multiple of 4
 // Tiling    a group gives only a vector or two of filters, so that conv_direct's tiles are half empty or set up their pointers for little work. Here a
 //           tile has rows x columns that fit the map: of one vector 2 x 14, 3 x 8 or 4 x 7 outputs (AVX-512), where a weight is loaded once for 28
 //           FMAs that broadcast their input number themselves; of two vectors 2 x 7, 3 x 4 or 1 x 14; with 16 registers about half as many.
@@ -14,10 +14,10 @@
 //           A task is a tile of a block of groups, whose weights stay in the second-level cache while the tiles of an image pass.
 // Cost      2*NZPQ*K*9*Cg flop; from the first-level cache 85 % of peak with one vector (29 loads for 28 FMAs), 91 with two (Granite Rapids)
 // Tried     (Granite Rapids, November 2026, one thread, N=8, input from memory)
-//           the copy before each tile and not beside the last: 28x28x512 stride 2 4.4 ms in place of 2.1, for the loads wait for memory in a burst
+//           the copy, and the fetching, in a burst before each tile: 28x28x512 stride 2 4.4 ms in place of 2.1
 //           blocks inside tiles (all weights pass with each tile): 14x14x1024 stride 2 2.3 ms in place of 1.7
 //           steps of 8 or 16 channels in place of 4: nothing; fetching weights to the first level: nothing
-//           tiles of two vectors for 24 filters, the second half empty: 7 to 10 % slower than one vector after the other (N=8)
+//           tiles of two vectors for 24 filters, the second half empty: no faster than one vector after the other
 //           for full vectors, two one after the other, 28 outputs each: 7 % slower (Cg = 32, stride 2), with AVX2 10 to 15 (Cg = 16)
 // Refuses   transposed; not 3x3; dilated; strides other than 1 and 2; one group; groups of more than 64 channels (conv_direct's tiles are full then)
 // Source    Xie et al. 2017, arXiv:1611.05431, sec. 3.3 (the layers)

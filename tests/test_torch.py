@@ -313,7 +313,7 @@ def test_weights_are_followed() -> None:
     check()
     layer.weight.data[3].zero_()
     check()
-    layer, x = with_integers(ckt.Conv2d(64, 32, 3)), integers(1, 64, 6, 6)  # of which a sample is looked at
+    layer, x = with_integers(ckt.Conv2d(64, 32, 3, exact=True)), integers(1, 64, 6, 6)  # of which a sample is looked at
     check()
     with torch.no_grad():
         layer.weight[5, 3, 1, 1].add_(1)
@@ -934,7 +934,7 @@ def test_fused_model_trains(frozen: bool) -> None:
             if name.startswith(("bn1", "layer1")) and isinstance(module, nn.BatchNorm2d):
                 module.eval().requires_grad_(False)
     x, before = torch.randn(4, 3, 64, 64), copy.deepcopy(model.state_dict())
-    want = trained(copy.deepcopy(model), x)
+    want = trained(copy.deepcopy(model).double(), x.double())  # float32's own losses jump where a ReLU is near zero
     fused = ckt.replace_layers(model, fuse=True)
     with Recorded() as recorded:
         fused(x).sum().backward()

@@ -313,7 +313,8 @@ def test_weights_are_followed() -> None:
     check()
     layer.weight.data[3].zero_()
     check()
-    layer, x = with_integers(ckt.Conv2d(64, 32, 3, exact=True)), integers(1, 64, 6, 6)  # of which a sample is looked at
+    layer, x = with_integers(ckt.Conv2d(64, 32, 3)), integers(1, 64, 6, 6)  # of which a sample is looked at
+    layer.exact = True
     check()
     with torch.no_grad():
         layer.weight[5, 3, 1, 1].add_(1)
@@ -934,7 +935,7 @@ def test_fused_model_trains(frozen: bool) -> None:
             if name.startswith(("bn1", "layer1")) and isinstance(module, nn.BatchNorm2d):
                 module.eval().requires_grad_(False)
     x, before = torch.randn(4, 3, 64, 64), copy.deepcopy(model.state_dict())
-    want = trained(copy.deepcopy(model).double(), x.double())  # float32's own losses jump where a ReLU is near zero
+    want, torchs = trained(copy.deepcopy(model).double(), x.double()), trained(copy.deepcopy(model), x)
     fused = ckt.replace_layers(model, fuse=True)
     with Recorded() as recorded:
         fused(x).sum().backward()
@@ -949,7 +950,8 @@ def test_fused_model_trains(frozen: bool) -> None:
     got = trained(fused, x)
     for name, value in want.items():
         ours = got[name if name == "losses" else f"original.{name}"]
-        assert_within(ours, value, 1e-4 * float(value.abs().max()), name)
+        drift = float((torchs[name] - value).abs().max())  # of PyTorch's float32, which a ReLU near zero lets jump
+        assert_within(ours, value, 1e-4 * float(value.abs().max()) + 4 * drift, name)
     assert float(want["losses"].max() - want["losses"].min()) > 0.01
 
 

@@ -8,14 +8,17 @@ namespace ck {
 namespace CK_ISA {
 namespace {
 
-constexpr int64_t kBlockRows = 8, kBlockBytes = 24 << 10;
+constexpr int64_t kBlockRows = 8, kBlockBytes = 24 << 10, kWide = 512;
 
 struct Layout {
   int64_t vecs, blocks, row_blocks;
 };
 CK_INLINE Layout layout_of(const ConvProblem& p) {
   const int64_t vecs = (p.k + kLanes - 1) / kLanes;
-  const int64_t block = least(16, most(4, kBlockBytes / (p.r * p.w * kLanes * 4)));  // whose input rows stay in the first-level cache
+  // The input rows of a block stay in the first-level cache. Where few vectors of many do, they are too short a stretch of each pixel for what brings
+  // them from memory (37x37x728, N=8: 4 vectors take twice as long as 32).
+  const int64_t near = kBlockBytes / (p.r * p.w * kLanes * 4),
+                block = near < 16 && p.k >= kWide ? kWide / kLanes : least(16, most(4, near));
   return {vecs, (vecs + block - 1) / block, (p.p + kBlockRows - 1) / kBlockRows};
 }
 

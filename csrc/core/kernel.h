@@ -56,6 +56,8 @@ struct Kernel {
   bool bf16 = false;  // takes tensors stored as bfloat16
   // Optional: the same from the weights T R S K/G C of the layer whose gradient this convolution is, the taps in reverse order if `flip`.
   void (*pack_swapped)(const Problem&, const void* weights, bool flip, void* packed, int64_t first, int64_t last) = nullptr;
+  // Convolutions only: each element of the residual is read once, by the task that then writes the same element of y: both may be one memory.
+  bool in_place = false;
 };
 
 // Training. The rows of these families may run in phases: all tasks of one are done before the next begins. Between them stands `shared`, one for

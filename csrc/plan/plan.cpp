@@ -248,7 +248,7 @@ int Plan::conv(int x, const std::shared_ptr<Parameter>& weight, Buffer bias, int
     shape_error("the residual " + text(tensor(residual).dims) + " is not of the result's shape " + text(shape));
   if (bias.bytes() && bias.bytes() != p.k * element_bytes_) shape_error("the bias needs " + std::to_string(p.k) + " values");
   check_vector(live_bias, p.k, "the bias");
-  if (residual >= 0) ++roots_[tensor(residual).root].aliases;  // kernels step through a residual evenly: a strided input is staged
+  if (residual >= 0) roots_[tensor(residual).root].residual = true;
   const int y = target(out, shape);
   const int64_t taps = p.t * p.r * p.s * (p.c / p.groups);
   Info info{
@@ -409,6 +409,7 @@ void Plan::finish(const std::vector<int>& outputs) {
     count_uses(outputs);
   }
   if (bf16_ == Bf16::kOff && !lean_) spread_pixels();
+  merge_residuals();
   plan_arena();
   block_ = steps_.size() <= 1 || training_ ? int64_t{1} << 40 : kBlockImages;
   finished_ = true;
@@ -624,7 +625,7 @@ void Plan::run(int64_t n, const std::vector<External>& inputs, const std::vector
         places[t.root] = {base, total ? 0 : e.image};
         continue;
       }
-      if (e.channel == 1 && e.pixel > 0 && !roots_[t.root].aliases) {
+      if (e.channel == 1 && e.pixel > 0 && !roots_[t.root].aliases && !roots_[t.root].residual) {
         places[t.root] = {base, total ? 0 : e.image, e.depth, e.row, e.pixel};
         continue;
       }

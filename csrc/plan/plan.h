@@ -207,6 +207,7 @@ class Plan {
     int aliases;      // tensors that are not the root itself
     bool total = false;
     std::shared_ptr<Parameter> parameter{};  // whose memory it is, or null
+    bool residual = false;                   // kernels step through it evenly: a caller's strided rows are staged
   };
   const std::vector<Tensor>& tensors() const { return tensors_; }
   const std::vector<Root>& roots() const { return roots_; }
@@ -287,6 +288,7 @@ class Plan {
   void count_uses(const std::vector<int>& outputs);
   void store_bf16();
   void spread_pixels();
+  void merge_residuals();
   void plan_arena();
   int64_t place_roots(bool totals);
   int bytes_of(const Root& root) const { return root.is_index ? 8 : root.is_bf16 ? 2 : element_bytes_; }

@@ -146,7 +146,7 @@ int Plan::conv_backward_data(int dy, const std::shared_ptr<Parameter>& weight, c
   if (out != want) shape_error("the gradient " + text(out) + " is not of the shape of the forward result " + text(want));
   if (add >= 0 && tensor(add).dims != in)
     shape_error("what is added " + text(tensor(add).dims) + " is not of the input's shape " + text(in));
-  if (add >= 0) ++roots_[tensor(add).root].aliases;
+  if (add >= 0) roots_[tensor(add).root].residual = true;
   ConvProblem p = f;
   p.d = out[0], p.h = out[1], p.w = out[2], p.c = out[3];
   p.z = in[0], p.p = in[1], p.q = in[2], p.k = in[3];

@@ -365,7 +365,7 @@ void pack_swapped(const ConvProblem& p, const void* weights, bool flip, void* pa
 }  // namespace
 
 extern const ConvKernel conv_direct;
-const ConvKernel conv_direct = {"conv_direct", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack_tasks, pack, false, pack_swapped};
+const ConvKernel conv_direct = {"conv_direct", refuse, cost, scratch_bytes, tasks, run, packed_bytes, pack_tasks, pack, false, pack_swapped, true};
 
 }  // namespace CK_ISA
 }  // namespace ck

@@ -214,7 +214,7 @@ void pack(const ConvProblem& p, const void* weights, const void* scale, void* pa
 
 template <int kIn, int kOut>
 constexpr ConvKernel row(const char* name) {
-  return {name, refuse<kIn, kOut>, cost<kIn, kOut>, scratch_bytes<kIn, kOut>, tasks<kIn, kOut>, run<kIn, kOut>, packed_bytes<kIn>, pack_tasks, pack<kIn, kOut>};
+  return {name, refuse<kIn, kOut>, cost<kIn, kOut>, scratch_bytes<kIn, kOut>, tasks<kIn, kOut>, run<kIn, kOut>, packed_bytes<kIn>, pack_tasks, pack<kIn, kOut>, false, nullptr, true};
 }
 
 }  // namespace

@@ -256,7 +256,7 @@ void pack_swapped(const ConvProblem& p, const void* weights, bool flip, void* pa
 
 extern const ConvKernel conv_winograd_small;
 const ConvKernel conv_winograd_small = {"conv_winograd_small", refuse,     cost, scratch_bytes, tasks,       run,
-                                        packed_bytes,          pack_tasks, pack, false,         pack_swapped};
+                                        packed_bytes,          pack_tasks, pack, false,         pack_swapped, true};
 
 }  // namespace CK_ISA
 }  // namespace ck

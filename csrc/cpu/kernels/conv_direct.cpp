@@ -290,6 +290,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
         }
       }
       Fetch fetch;
+      fetch.cold = task == first || tile == 0;
       if (s.few) {
         fetch.cold = task == first || tiles == 1;
         if (task + tiles < last) fetch.next = (panel_to - panel_from) * 2 * kLanes * taps_of(p) * (p.c / p.groups), fetch.tile = tile, fetch.tiles = tiles;

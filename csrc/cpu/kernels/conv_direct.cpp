@@ -131,7 +131,7 @@ CK_INLINE int64_t scratch_layout(const ConvProblem& p, const Shape& s, char* at,
     out->tap = reinterpret_cast<int32_t*>(at + zeros + 2 * table);
     out->rows = reinterpret_cast<float*>(at + zeros + 2 * table + taps);
   }
-  return zeros + 2 * table + taps + align64(s.row_floats * 4 * (s.staged ? s.tile * s.entries * (s.few ? s.tiles : 1) : p.t * p.r));
+  return zeros + 2 * table + taps + align64(s.row_floats * 4 * (s.staged ? s.tile * s.entries * (s.few || s.entries == 1 ? kFewTiles : 1) : p.t * p.r));
 }
 
 // Pointers of the window rows of outputs (z, row, q .. q + count): see the header, few channels. `side_by_side`: of the first of them alone.
@@ -269,52 +269,83 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
     n = tile = 0, ++super;
     panel_from = panel_to, panel_to = s.split.total * (super + 1) / s.split.supers;
   };
+  // Panels [from, to) of `count` pixels from m on in image n. Staged pixels go to slot `slot`, or are `there` already.
+  const auto flat = [&](int64_t n, int64_t m, int count, int64_t from, int64_t to, int64_t slot, bool there, const Fetch& fetch) {
+    int64_t entries = 1;
+    if (even && !staged) scratch.x[0] = at<const float>(a.x, n, 0, 0, 0) + m * a.x.pixel, scratch.tap[0] = 0;
+    else entries = point_flat(p, s.across, a.x, n, m, count, table);
+    // The next tile's pixels follow this one's, if the filter leaves none out.
+    int64_t ahead = p.stride_w <= p.s && !s.few ? count * p.stride_w * a.x.pixel : 0;
+    if (staged && entries) {
+      float* row = scratch.rows + slot * s.tile * s.entries * s.row_floats;
+      for (int64_t i = 0; i < entries * count; ++i, row += s.row_floats) {
+        if (!there)
+          for (int64_t c = 0; c < s.c; c += kLanes) store(row + c, load(scratch.x[i] + c));
+        if (i == 0 && ahead) ahead = s.entries == 1 ? ahead + (scratch.x[0] - row) : 0;
+        scratch.x[i] = row;
+      }
+    }
+    // Within an image the pixels of y are evenly spaced; across images only if the images are (they are one pixel or dense).
+    const int64_t image = p.z * p.p * p.q;
+    if (!s.across || (a.y.image == image * a.y.pixel && (!a.residual.data || a.residual.image == image * a.residual.pixel))) {
+      float* y = s.across ? static_cast<float*>(a.y.data) + m * a.y.pixel : at<float>(a.y, n, 0, 0, 0) + m * a.y.pixel;
+      const float* residual = nullptr;
+      if (a.residual.data)
+        residual = s.across ? static_cast<const float*>(a.residual.data) + m * a.residual.pixel
+                            : at<float>(a.residual, n, 0, 0, 0) + m * a.residual.pixel;
+      multiply(p, s, a, from, to, count, entries, y, a.y.pixel, residual, a.residual.pixel, scratch, ahead, fetch, nullptr, x_step);
+      return;
+    }
+    for (int i = 0; i < count; ++i) {  // a gap between images: pixel by pixel (views of small maps only)
+      const int64_t at_n = (m + i) / image, at_m = (m + i) % image;
+      const int64_t e = point_flat(p, true, a.x, 0, m + i, 1, table);
+      multiply(p, s, a, from, to, 1, e, at<float>(a.y, at_n, 0, 0, 0) + at_m * a.y.pixel, 0,
+               a.residual.data ? at<float>(a.residual, at_n, 0, 0, 0) + at_m * a.residual.pixel : nullptr, 0, scratch, 0, Fetch{});
+    }
+  };
+  const int64_t panel_floats = 2 * kLanes * taps_of(p) * (p.c / p.groups);
   for (int64_t task = first; task < last; ++task, advance()) {
     if (s.mode == Mode::kFlat) {
-      const int64_t m = pixel;
-      pixel = s.pixels * (in_image + 1) / s.tiles;
-      const int count = static_cast<int>(pixel - m);
-      int64_t entries = 1;
-      if (even && !staged) scratch.x[0] = at<const float>(a.x, n, 0, 0, 0) + m * a.x.pixel, scratch.tap[0] = 0;
-      else entries = point_flat(p, s.across, a.x, n, m, count, table);
-      // The next tile's pixels follow this one's, if the filter leaves none out.
-      int64_t ahead = p.stride_w <= p.s && !s.few ? count * p.stride_w * a.x.pixel : 0;
-      if (staged && entries) {
-        float* row = scratch.rows + (s.few ? in_image * s.tile * s.entries * s.row_floats : 0);
-        const bool done = s.few && images == 1 && task - tiles >= first;
-        for (int64_t i = 0; i < entries * count; ++i, row += s.row_floats) {
-          if (!done)
-            for (int64_t c = 0; c < s.c; c += kLanes) store(row + c, load(scratch.x[i] + c));
-          if (i == 0 && ahead) ahead = s.entries == 1 ? ahead + (scratch.x[0] - row) : 0;
-          scratch.x[i] = row;
-        }
-      }
-      Fetch fetch;
-      fetch.cold = task == first || tile == 0;
+      const auto next_pixels = [&] {
+        const int64_t m = pixel;
+        pixel = s.pixels * (in_image + 1) / s.tiles;
+        return m;
+      };
       if (s.few) {
+        Fetch fetch;
         fetch.cold = task == first || tiles == 1;
-        if (task + tiles < last) fetch.next = (panel_to - panel_from) * 2 * kLanes * taps_of(p) * (p.c / p.groups), fetch.tile = tile, fetch.tiles = tiles;
+        if (task + tiles < last) fetch.next = (panel_to - panel_from) * panel_floats, fetch.tile = tile, fetch.tiles = tiles;
+        const int64_t m = next_pixels();
+        flat(n, m, static_cast<int>(pixel - m), panel_from, panel_to, in_image, images == 1 && task - tiles >= first, fetch);
+        continue;
       }
-      // Within an image the pixels of y are evenly spaced; across images only if the images are (they are one pixel or dense).
-      const int64_t image = p.z * p.p * p.q;
-      if (!s.across || a.y.image == image * a.y.pixel) {
-        float* y = s.across ? static_cast<float*>(a.y.data) + m * a.y.pixel : at<float>(a.y, n, 0, 0, 0) + m * a.y.pixel;
-        if (!s.across || !a.residual.data || a.residual.image == image * a.residual.pixel) {
-          const float* residual = nullptr;
-          if (a.residual.data)
-            residual = s.across ? static_cast<const float*>(a.residual.data) + m * a.residual.pixel
-                                : at<float>(a.residual, n, 0, 0, 0) + m * a.residual.pixel;
-          multiply(p, s, a, panel_from, panel_to, count, entries, y, a.y.pixel, residual, a.residual.pixel, scratch, ahead, fetch, nullptr,
-                   x_step);
-          continue;
+      // The first tiles of a super-panel, whose weights come from memory, are walked panel by panel, too.
+      struct {
+        int64_t n, m;
+        int count;
+      } group[kFewTiles];
+      int64_t size = 0;
+      const bool fresh = task == first || tile == 0;
+      const int64_t most_tiles = fresh && panel_to - panel_from > 1 && (!staged || s.entries == 1) ? least(kFewTiles, least(last - task, tiles - tile)) : 1;
+      for (;;) {
+        const int64_t m = next_pixels();
+        group[size++] = {n, m, static_cast<int>(pixel - m)};
+        if (size == most_tiles) break;
+        ++task, advance();
+      }
+      if (size == 1) {
+        Fetch fetch;
+        fetch.cold = fresh;
+        flat(group[0].n, group[0].m, group[0].count, panel_from, panel_to, 0, false, fetch);
+        continue;
+      }
+      for (int64_t panel = panel_from; panel < panel_to; ++panel)
+        for (int64_t g = 0; g < size; ++g) {
+          Fetch fetch;
+          fetch.cold = panel == panel_from && g == 0;
+          if (panel + 1 < panel_to) fetch.next = panel_floats, fetch.tile = g, fetch.tiles = size;
+          flat(group[g].n, group[g].m, group[g].count, panel, panel + 1, g, panel > panel_from, fetch);
         }
-      }
-      for (int i = 0; i < count; ++i) {  // a gap between images: pixel by pixel (views of small maps only)
-        const int64_t at_n = (m + i) / image, at_m = (m + i) % image;
-        const int64_t e = point_flat(p, true, a.x, 0, m + i, 1, table);
-        multiply(p, s, a, panel_from, panel_to, 1, e, at<float>(a.y, at_n, 0, 0, 0) + at_m * a.y.pixel, 0,
-                 a.residual.data ? at<float>(a.residual, at_n, 0, 0, 0) + at_m * a.residual.pixel : nullptr, 0, scratch, 0, Fetch{});
-      }
       continue;
     }
     const int64_t step = s.mode == Mode::kTransposed ? p.stride_w : 1;

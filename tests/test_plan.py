@@ -82,3 +82,59 @@ def test_winograd_of_many_small_images_keeps_to_its_scratch(algo):
     (batch,) = plan.run([x], threads=2)
     for n in (0, 55, 56, 350, 699):
         assert np.array_equal(batch[n], plan.run([x[n : n + 1]], threads=1)[0][0]), n
+
+
+def skips(algo, keep, window=3, x_too=False, later=False):
+    """Three blocks whose last convolution, of row `algo`, adds the block's input; `keep`: what they add is asked for, so it stays where it is."""
+    rng = np.random.default_rng(6)
+    plan = _core.Plan()
+
+    def conv(x, k, window=1, residual=-1, algo=""):
+        pad = (0, window // 2, window // 2)
+        weight = rng.standard_normal((1, window, window, plan.shape(x)[3], k), np.float32) / np.float32(8 * window)
+        return plan.conv(x, _core.Parameter(weight), None, residual, pad_lo=pad, pad_hi=pad, act="relu", algo=algo)
+
+    y = first = conv(plan.input((1, 19, 17, 5)), 64)
+    added = []
+    for _ in range(3):
+        added.append(y)
+        y = conv(y if x_too else conv(y, 40), 64, window, residual=y, algo=algo)
+    if later:
+        y = conv(conv(y, 8), 64, residual=first)
+    plan.finish([conv(y, 24), *(added if keep else [])])
+    return plan
+
+
+IN_PLACE = [("conv_direct", 3), ("conv_direct", 1), ("conv_winograd", 3), ("conv_winograd2", 3), ("conv_winograd5", 5)]
+
+
+@pytest.mark.parametrize(("algo", "window"), IN_PLACE)
+def test_a_result_takes_the_place_of_the_residual(algo, window):
+    x = np.random.default_rng(7).standard_normal((3, 1, 19, 17, 5), np.float32)
+    plan, kept = skips(algo, False, window), skips(algo, True, window)
+    (one,), other = plan.run([x]), kept.run([x])
+    assert one.any() and np.array_equal(one, other[0])
+    wide, narrow = (19 * 17 * k * 4 for k in (64, 40))
+    assert wide + narrow <= plan.arena_bytes < wide + narrow + wide // 2  # one wide map, where each step alone would need two
+
+
+@pytest.mark.parametrize("case", [dict(x_too=True), dict(later=True)])
+def test_a_residual_that_is_read_for_something_else_stays(case):
+    x = np.random.default_rng(8).standard_normal((3, 1, 19, 17, 5), np.float32)
+    (one,), other = skips("conv_direct", False, **case).run([x]), skips("conv_direct", True, **case).run([x])
+    assert one.any() and np.array_equal(one, other[0])
+
+
+def test_small_maps_in_the_place_of_their_residual():
+    rng = np.random.default_rng(9)
+    geometry = dict(pad_lo=(0, 1, 1), pad_hi=(0, 1, 1), algo="conv_winograd_small")
+    weights = [rng.standard_normal((1, 1, 1, 16, 64), np.float32), *(rng.standard_normal((2, 1, 3, 3, 64, 64), np.float32) / 24)]
+    results = []
+    for keep in (False, True):
+        plan = _core.Plan()
+        first = plan.conv(plan.input((1, 7, 7, 16)), _core.Parameter(weights[0]), None)
+        inner = plan.conv(first, _core.Parameter(weights[1]), None, **geometry)
+        y = plan.conv(inner, _core.Parameter(weights[2]), None, first, **geometry)
+        plan.finish([plan.adaptive_pool(y, "avg", out=(1, 1, 1)), *([first] if keep else [])])
+        results.append(plan.run([np.random.default_rng(1).standard_normal((5, 1, 7, 7, 16), np.float32)])[0])
+    assert results[0].any() and np.array_equal(*results)

@@ -35,8 +35,6 @@ void Plan::spread_pixels() {
 // to be read from memory before they are written (ResNet's 56x56x256 at N=8: 2.1 ms in place of 2.9). The stage of a network is one tensor then.
 void Plan::merge_residuals() {
   if (record_ || training_ || bf16_ != Bf16::kOff) return;
-  std::vector<bool> output(roots_.size(), false);
-  for (int t : outputs_) output[tensor(t).root] = true;
   const auto merge = [&](const Step& part, int step, const std::vector<int>& others) {
     const auto* conv = std::get_if<0>(&part.call);
     if (!conv || part.x2 < 0 || !conv->kernel->in_place) return;
@@ -46,7 +44,7 @@ void Plan::merge_residuals() {
     for (const Root* r : {&residual, &result})
       if (r->is_input || r->is_index || r->total || r->parameter || r->size != residual.size) return;
     const bool whole = from.offset == 0 && to.offset == 0 && from.pixel == to.pixel && to.dims[0] * to.dims[1] * to.dims[2] * to.pixel == result.size;
-    if (!whole || output[new_root] || residual.last != step || result.first != step) return;
+    if (!whole || residual.last != step || result.first != step) return;
     for (int t : others)
       if (t >= 0 && tensor(t).root == old_root) return;  // this step reads it for something else as well
     residual.last = result.last, result.last = -1;

@@ -17,6 +17,7 @@
 #pragma once
 #include "core/kernel.h"
 #include "cpu/bf16_lanes.h"
+#include "cpu/integers.h"
 #include "simd/math.h"
 
 namespace ck {
@@ -29,9 +30,6 @@ constexpr int64_t kStepValues = 32;         // values of a window reduced in a s
 constexpr int64_t kStepWords = 16 * 32;     // bfloat16 weights of a step and a vector of filters
 constexpr int64_t kStripBytes = 256 << 10;  // of a strip's inputs, beside ...
 constexpr int64_t kSuperBytes = 768 << 10;  // ... the weights of a super-panel, in the second-level cache
-
-CK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-CK_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // How a problem is cut. Places are what strips and blocks are made of: output pixels, flat over the batch (windows), or positions in an image with its
 // padding, flat over its rows, of which the last S-1 of each row are no pixels and are left out of y (band).

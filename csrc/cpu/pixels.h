@@ -1,6 +1,7 @@
 // pixels.h: which input pixel each tap of each output pixel reads: the pointer tables of the indirect convolutions.
 #pragma once
 #include "core/kernel.h"
+#include "cpu/integers.h"
 #include "simd/vec.h"
 
 namespace ck {
@@ -8,10 +9,6 @@ namespace CK_ISA {
 namespace {
 
 constexpr int kTilePixels = kMaxTile;
-
-CK_INLINE int64_t align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-CK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-CK_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // The input pixel of output `o` and tap `tap` along one dimension, or -1.
 CK_INLINE int64_t source(int64_t o, int64_t tap, int64_t stride, int64_t pad, int64_t dil, int64_t in) {

@@ -3,6 +3,7 @@
 #pragma once
 #include "core/kernel.h"
 #include "core/machine.h"
+#include "cpu/integers.h"
 #include "simd/shuffle.h"
 
 namespace ck {
@@ -12,8 +13,6 @@ namespace {
 constexpr int64_t kMostFilters = 8, kMostChannels = 4;
 constexpr int kSums = kMaxTile >= 12 ? 30 : 12;  // vectors that stay in registers beside what they are made of
 
-CK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-CK_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 CK_INLINE int64_t whole_lanes(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 CK_INLINE const char* refuse_planes(const ConvProblem& p) {

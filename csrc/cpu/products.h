@@ -19,8 +19,6 @@ constexpr int kRows = kTile[2];                                      // channels
 constexpr int64_t kStride = (kRows + kLanes - 1) / kLanes * kLanes;  // floats from one pixel of a packed tile to the next
 constexpr int64_t kWidth = 2 * kLanes;                               // of a panel
 
-CK_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // What later products will read: a line of the cache with each pixel of this one. None: null.
 struct Stream {
   const float* from;

@@ -14,6 +14,7 @@
 //           fetching two chunks ahead: slower
 #include "core/kernel.h"
 #include "core/machine.h"
+#include "cpu/integers.h"
 #include "simd/math.h"
 #include "simd/shuffle.h"
 
@@ -26,8 +27,6 @@ constexpr int64_t kChunk = 16 << 10;  // weights taken at once: rows of a task's
 constexpr int64_t kTaskRows = 24;
 constexpr int kSwappedRows = kTile[2] > 8 ? 3 : 2, kSwappedImages = kTile[2] > 8 ? 8 : 4;
 constexpr int kImages = kTile[2] > 6 ? 8 : 6;  // that pass a task's columns side by side
-
-CK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Columns of a task: at least four tasks.
 CK_INLINE int64_t block_of(const ConvProblem& p) {

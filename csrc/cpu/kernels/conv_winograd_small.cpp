@@ -34,8 +34,6 @@ struct Layout {
   int64_t chunks, panels;
 };
 
-CK_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
   Layout l;
   l.rows = ceil_div(p.p, kOut);

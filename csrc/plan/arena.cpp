@@ -43,7 +43,8 @@ void Plan::merge_residuals() {
     Root &residual = roots_[old_root], &result = roots_[new_root];
     for (const Root* r : {&residual, &result})
       if (r->is_input || r->is_index || r->total || r->parameter || r->size != residual.size) return;
-    const bool whole = from.offset == 0 && to.offset == 0 && from.pixel == to.pixel && to.dims[0] * to.dims[1] * to.dims[2] * to.pixel == result.size;
+    const bool whole =
+        from.offset == 0 && to.offset == 0 && from.pixel == to.pixel && to.dims[0] * to.dims[1] * to.dims[2] * to.pixel == result.size;
     if (!whole || residual.last != step || result.first != step) return;
     for (int t : others)
       if (t >= 0 && tensor(t).root == old_root) return;  // this step reads it for something else as well

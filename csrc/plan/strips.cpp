@@ -28,7 +28,8 @@ constexpr int64_t kEvenStrips = 16;         // as many for each thread, where th
 
 // Of the second-level cache: a chain's buffers, and its weights, which are read once per strip. In bfloat16 the products cost so little that everything
 // waits for memory: more of it may hold weights (ResNet's blocks 1x1 -> 3x3 -> 1x1, whose residual is then read where the first convolution has just
-// read it). Tried: buffers of a fifth or a tenth of it, 2 to 5 % slower (MobileNet-v2, EfficientNet-B0, Granite Rapids, November 2026).
+// read it). Tried: a 1x1 convolution's result that is kept for a later residual read by the next 1x1 in the same strip: no gain (ResNet-50), 2 % slower
+// (MobileNet-v2); buffers of a fifth or a tenth of it, 2 to 5 % slower (MobileNet-v2, EfficientNet-B0, Granite Rapids, November 2026).
 int64_t buffer_bytes(bool bf16) { return bf16 ? 400 << 10 : l2_bytes / 2; }
 int64_t weight_bytes(bool bf16) { return bf16 ? std::max<int64_t>(256 << 10, l2_bytes * 3 / 8) : l2_bytes * 5 / 16; }
 

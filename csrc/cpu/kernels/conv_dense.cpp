@@ -4,14 +4,15 @@
 // Computes  conv_dense          y[n,k] = act(sum_c x[n,c] * w[c,k] + bias + residual)
 //           conv_dense_swapped  y[n,k] = act(sum_c x[n,c] * w[k,c] + ...): the gradient of a dense layer's input, from the layer's own weights
 // Layout    x NC, w as the parameter holds it, y NK
-// Tiling    conv_dense: a task is some columns of w, up to 1024. A chunk of their rows, 64 KB, passes all images, up to eight at a time, a few vectors
-//           of columns each; y itself holds the sums between chunks, so an output is one chain in the order of c. The first images fetch the
-//           chunk that follows, line by line. conv_dense_swapped: a task is some rows of w; registers = 3 rows x 8 images, one vector of c long
+// Tiling    conv_dense: a task is 128 columns of w, and a thread takes its tasks side by side: long stretches of each row come from memory. A chunk of
+//           rows, 128 KB, passes all images, up to eight at a time, a few vectors of columns each; y itself holds the sums between chunks, so an
+//           output is one chain in the order of c. The first images fetch the chunk that follows, line by line.
+//           conv_dense_swapped: a task is some rows of w; registers = 3 rows x 8 images, one vector of c long
 // Cost      2*NKC flop; w once: bound by memory up to some 16 images. 9216 x 4096 beside conv_direct, packed (Granite Rapids, November 2026):
-//           N=1 1.00 of its time, N=8 0.87, N=64 0.72; 2048 x 1000, in the caches: N=1 1.07, N=8 1.15
+//           N=1 0.9 of its time, N=8 0.8, N=64 0.7; 4096 x 1000, in the caches: N=1 1.0, N=8 1.2
 // Refuses   maps of more than a pixel, groups, fewer than 2^20 weights; conv_dense_swapped weights that stay (they are packed once), unless lean
-// Tried     eight rows of 256 columns, a pair of images at a time, fetched in bursts: 1.4 to 2.3 times the time; 2048 columns: slower at N=8;
-//           fetching two chunks ahead: slower
+// Tried     eight rows of 256 columns, a pair of images at a time, fetched in bursts: 1.4 to 2.3 times the time; 1024 columns: 1.1 times at N=1;
+//           fetching two chunks ahead: slower; fetching past the caches (prefetchnta), so that other layers' weights stay there: 2 to 3 times
 #include "core/kernel.h"
 #include "core/machine.h"
 #include "cpu/integers.h"
@@ -22,17 +23,12 @@ namespace ck {
 namespace CK_ISA {
 namespace {
 
-constexpr int64_t kBlock = 1024;      // columns of a task of conv_dense, at most
-constexpr int64_t kChunk = 16 << 10;  // weights taken at once: rows of a task's columns
+constexpr int64_t kColumns = 128;     // of a task of conv_dense
+constexpr int64_t kBlock = 2048;      // columns taken side by side at most: the tasks of a thread
+constexpr int64_t kChunk = 32 << 10;  // weights taken at once: rows of these columns
 constexpr int64_t kTaskRows = 24;
 constexpr int kSwappedRows = kTile[2] > 8 ? 3 : 2, kSwappedImages = kTile[2] > 8 ? 8 : 4;
 constexpr int kImages = kTile[2] > 6 ? 8 : 6;  // that pass a task's columns side by side
-
-// Columns of a task: at least four tasks.
-CK_INLINE int64_t block_of(const ConvProblem& p) {
-  const int64_t quarter = (p.k + 4 * kLanes - 1) / (4 * kLanes) * kLanes;
-  return least(kBlock, quarter);
-}
 
 // Bias, residual and activation of the values [from, to) of image n.
 CK_INLINE void finish(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t from, int64_t to) {
@@ -52,7 +48,8 @@ constexpr int columns_of(int images) {
 
 // y[n][0 ..] (+)= sum of `rows` rows of w, kV vectors of columns.
 template <int kN, int kV, class IO>
-CK_INLINE void multiply(const float* const* x, const float* w, int64_t w_step, int64_t rows, float* const* y, bool fresh, int64_t ahead, IO io) {
+CK_INLINE void multiply(const float* const* x, const float* w, int64_t w_step, int64_t rows, float* const* y, bool fresh, int64_t ahead,
+                        IO io) {
   vf sum[kN][kV];
   CK_UNROLL
   for (int n = 0; n < kN; ++n)
@@ -105,9 +102,10 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
 #else
   static constexpr auto& kRowsOf = Images<1, 2, 3, 4, 5, 6>::table;
 #endif
-  const int64_t block = block_of(p), depth = kChunk / block;
-  for (int64_t task = first; task < last; ++task) {
-    const int64_t k = task * block, columns = least(block, p.k - k);
+  const int64_t end = least(p.k, last * kColumns);
+  for (int64_t k = first * kColumns, columns; k < end; k += columns) {
+    columns = least(kBlock, end - k);
+    const int64_t depth = kChunk / columns;
     const float* w = static_cast<const float*>(a.weights) + k;
     for (int64_t c = 0; c < p.c; c += depth, w += depth * p.k) {
       const int64_t rows = least(depth, p.c - c), ahead = c + 2 * depth <= p.c ? depth * p.k : 0;
@@ -187,7 +185,7 @@ const char* refuse_swapped(const ConvProblem& p) {
 
 double cost(const ConvProblem& p) { return static_cast<double>(4 * p.c * p.k) / kBytesPerMicrosecond; }
 int64_t scratch_bytes(const ConvProblem&) { return 0; }
-int64_t tasks(const ConvProblem& p, int64_t) { return (p.k + block_of(p) - 1) / block_of(p); }
+int64_t tasks(const ConvProblem& p, int64_t) { return ceil_div(p.k, kColumns); }
 int64_t tasks_swapped(const ConvProblem& p, int64_t) { return (p.k + kTaskRows - 1) / kTaskRows; }
 
 }  // namespace

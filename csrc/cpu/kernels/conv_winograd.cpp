@@ -9,6 +9,9 @@
 //           and keeps V and M in its second-level cache. Blocks run across images: a tile's bits do not depend on its neighbours.
 // Cost      2*36/16*NPQKC (16/4, 36/4) flop, about 150 vector instructions a tile for each vector of channels (in) and of filters (out)
 //           F(2x2, 3x3) reads less than half of F(4x4)'s weights: it wins where few tiles share them (14x14 maps; smaller ones: conv_winograd_small.cpp)
+// Tried     even_tile.h for the products: no gain, U's way from the third-level cache is what they wait for; F(2x2) of 14x14x256 at N=8 in blocks of 32
+//           to 128 tiles, groups of 1 to 8 panels: 0 to 25 % slower; F(4x4) of 14x14x512 in blocks of 64: 14 % faster at N=8, 40 % slower at N=1,
+//           and the choice must not depend on the batch (Granite Rapids, November 2026)
 // Refuses   other filters, strides, dilation, groups, transposed; exact; lean; fewer than 32 channels or 16 filters
 // Source    as winograd.h
 #include "cpu/gemm.h"

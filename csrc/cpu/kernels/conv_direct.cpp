@@ -22,7 +22,8 @@ namespace ck {
 namespace CK_ISA {
 namespace {
 
-constexpr int64_t kFewTiles = 6;  // of the batch: the weights come from memory as fast as they are used
+constexpr int64_t kFewTiles = 6;              // of the batch: the weights come from memory as fast as they are used
+constexpr int64_t kHeavyBytes = 512 << 10;  // of weights: they are gone from the second-level cache when the layer is called again
 
 enum class Mode { kFlat, kRows, kTransposed };
 
@@ -77,6 +78,7 @@ struct Shape {
   Mode mode;
   bool across;         // tiles run across images
   bool few;            // so few tiles that panels are walked one by one, each tile fetching its share of the next (gemm.h)
+  bool heavy;          // weights beyond kHeavyBytes
   int64_t pixels;      // flat: outputs of one image; rows, transposed: outputs of one row (of one residue)
   int64_t tile;        // pixels of the largest tile: the smallest kTile of the panels in use
   int64_t tiles;       // of one image (across: of the batch)
@@ -108,6 +110,7 @@ CK_INLINE Shape shape_of(const ConvProblem& p, int64_t images) {
     s.pixels = (p.q + step - 1) / step;
     s.tiles = p.z * p.p * step * ((s.pixels + s.tile - 1) / s.tile);
   }
+  s.heavy = gemm_packed_bytes(p) >= kHeavyBytes;
   s.few = s.mode == Mode::kFlat && (s.across ? s.tiles : images * s.tiles) <= kFewTiles;
   s.split = split_of(p, s.few ? l2_bytes / 8 : l2_bytes * 5 / 8);
   if (s.few && s.split.total % s.split.supers) s.split.supers = s.split.total;  // 5 panels, 3 and 2 of them: a fifth of the time one thread would wait
@@ -131,7 +134,7 @@ CK_INLINE int64_t scratch_layout(const ConvProblem& p, const Shape& s, char* at,
     out->tap = reinterpret_cast<int32_t*>(at + zeros + 2 * table);
     out->rows = reinterpret_cast<float*>(at + zeros + 2 * table + taps);
   }
-  return zeros + 2 * table + taps + align64(s.row_floats * 4 * (s.staged ? s.tile * s.entries * (s.few || s.entries == 1 ? kFewTiles : 1) : p.t * p.r));
+  return zeros + 2 * table + taps + align64(s.row_floats * 4 * (s.staged ? s.tile * s.entries * (s.few || (s.heavy && s.entries == 1) ? kFewTiles : 1) : p.t * p.r));
 }
 
 // Pointers of the window rows of outputs (z, row, q .. q + count): see the header, few channels. `side_by_side`: of the first of them alone.
@@ -279,9 +282,10 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
     if (staged && entries) {
       float* row = scratch.rows + slot * s.tile * s.entries * s.row_floats;
       for (int64_t i = 0; i < entries * count; ++i, row += s.row_floats) {
+        const float* from = scratch.x[i];
         if (!there)
-          for (int64_t c = 0; c < s.c; c += kLanes) store(row + c, load(scratch.x[i] + c));
-        if (i == 0 && ahead) ahead = s.entries == 1 ? ahead + (scratch.x[0] - row) : 0;
+          for (int64_t c = 0, channels = s.c; c < channels; c += kLanes) store(row + c, load(from + c));
+        if (i == 0 && ahead) ahead = s.entries == 1 ? ahead + (from - row) : 0;
         scratch.x[i] = row;
       }
     }
@@ -325,7 +329,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
         int count;
       } group[kFewTiles];
       int64_t size = 0;
-      const bool fresh = task == first || tile == 0;
+      const bool fresh = s.heavy && (task == first || tile == 0);
       const int64_t most_tiles = fresh && panel_to - panel_from > 1 && (!staged || s.entries == 1) ? least(kFewTiles, least(last - task, tiles - tile)) : 1;
       for (;;) {
         const int64_t m = next_pixels();
@@ -333,18 +337,13 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
         if (size == most_tiles) break;
         ++task, advance();
       }
-      if (size == 1) {
-        Fetch fetch;
-        fetch.cold = fresh;
-        flat(group[0].n, group[0].m, group[0].count, panel_from, panel_to, 0, false, fetch);
-        continue;
-      }
-      for (int64_t panel = panel_from; panel < panel_to; ++panel)
+      const int64_t panels = size > 1 ? 1 : panel_to - panel_from;
+      for (int64_t panel = panel_from; panel < panel_to; panel += panels)
         for (int64_t g = 0; g < size; ++g) {
           Fetch fetch;
-          fetch.cold = panel == panel_from && g == 0;
-          if (panel + 1 < panel_to) fetch.next = panel_floats, fetch.tile = g, fetch.tiles = size;
-          flat(group[g].n, group[g].m, group[g].count, panel, panel + 1, g, panel > panel_from, fetch);
+          fetch.cold = fresh && panel == panel_from && g == 0;
+          if (size > 1 && panel + 1 < panel_to) fetch.next = panel_floats, fetch.tile = g, fetch.tiles = size;
+          flat(group[g].n, group[g].m, group[g].count, panel, panel + panels, g, panel > panel_from, fetch);
         }
       continue;
     }

@@ -22,7 +22,7 @@ namespace ck {
 namespace CK_ISA {
 namespace {
 
-constexpr int64_t kFewTiles = 6;              // of the batch: the weights come from memory as fast as they are used
+constexpr int64_t kFewTiles = 6;            // of the batch: the weights come from memory as fast as they are used
 constexpr int64_t kHeavyBytes = 512 << 10;  // of weights: they are gone from the second-level cache when the layer is called again
 
 enum class Mode { kFlat, kRows, kTransposed };
@@ -273,7 +273,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
     panel_from = panel_to, panel_to = s.split.total * (super + 1) / s.split.supers;
   };
   // Panels [from, to) of `count` pixels from m on in image n. Staged pixels go to slot `slot`, or are `there` already.
-  const auto flat = [&](int64_t n, int64_t m, int count, int64_t from, int64_t to, int64_t slot, bool there, const Fetch& fetch) {
+  const auto flat = [&](int64_t n, int64_t m, int count, int64_t from, int64_t to, int64_t slot, bool there, const Fetch& fetch) __attribute__((always_inline)) {
     int64_t entries = 1;
     if (even && !staged) scratch.x[0] = at<const float>(a.x, n, 0, 0, 0) + m * a.x.pixel, scratch.tap[0] = 0;
     else entries = point_flat(p, s.across, a.x, n, m, count, table);

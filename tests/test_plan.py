@@ -85,7 +85,7 @@ def test_winograd_of_many_small_images_keeps_to_its_scratch(algo):
 
 
 def skips(algo, keep, window=3, x_too=False, later=False):
-    """Three blocks whose last convolution, of row `algo`, adds the block's input; `keep`: what they add is asked for, so it stays where it is."""
+    """Three blocks whose last convolution, of row `algo`, adds the block's input; `keep`: that is asked for, so it stays."""
     rng = np.random.default_rng(6)
     plan = _core.Plan()
 
@@ -115,7 +115,8 @@ def test_a_result_takes_the_place_of_the_residual(algo, window):
     (one,), other = plan.run([x]), kept.run([x])
     assert one.any() and np.array_equal(one, other[0])
     wide, narrow = (19 * 17 * k * 4 for k in (64, 40))
-    assert wide + narrow <= plan.arena_bytes < wide + narrow + wide // 2  # one wide map, where each step alone would need two
+    # One wide map, where each step alone would need two.
+    assert wide + narrow <= plan.arena_bytes < wide + narrow + wide // 2
 
 
 @pytest.mark.parametrize("case", [dict(x_too=True), dict(later=True)])
@@ -128,7 +129,8 @@ def test_a_residual_that_is_read_for_something_else_stays(case):
 def test_small_maps_in_the_place_of_their_residual():
     rng = np.random.default_rng(9)
     geometry = dict(pad_lo=(0, 1, 1), pad_hi=(0, 1, 1), algo="conv_winograd_small")
-    weights = [rng.standard_normal((1, 1, 1, 16, 64), np.float32), *(rng.standard_normal((2, 1, 3, 3, 64, 64), np.float32) / 24)]
+    weights = [rng.standard_normal((1, 1, 1, 16, 64), np.float32)]
+    weights += list(rng.standard_normal((2, 1, 3, 3, 64, 64), np.float32) / 24)
     results = []
     for keep in (False, True):
         plan = _core.Plan()

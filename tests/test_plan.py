@@ -85,7 +85,7 @@ def test_winograd_of_many_small_images_keeps_to_its_scratch(algo):
 
 
 def skips(algo, keep, window=3, x_too=False, later=False):
-    """Three blocks whose last convolution, of row `algo`, adds the block's input; `keep`: that is asked for, so it stays."""
+    """Three blocks whose last convolution, of row `algo`, adds the block's input; `keep`: which is asked for, too."""
     rng = np.random.default_rng(6)
     plan = _core.Plan()
 

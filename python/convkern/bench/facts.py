@@ -140,16 +140,16 @@ def _first(name: str, kind: str, threads: int, file: str) -> dict[str, Any]:
 def _memory(name: str, kind: str, threads: int, file: str) -> dict[str, Any]:
     """Bytes of the resident set: after the imports, with the weights made, at the peak; of ours also what it holds."""
     _import(kind)
-    imported = _resident("VmRSS")
+    imported = resident("VmRSS")
     ready, model = _contestant(name, kind, threads, file)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    _forget_peak()
-    made = _resident("VmRSS")
+    forget_peak()
+    made = resident("VmRSS")
     call = ready()
     for _ in range(CALLS):
         call()
-    peak = _resident("VmHWM")
+    peak = resident("VmHWM")
     facts = dict(process=peak, imported=imported, weights=made - imported, peak=peak - imported)
     if model is not None:
         plan = model.plan()
@@ -157,13 +157,13 @@ def _memory(name: str, kind: str, threads: int, file: str) -> dict[str, Any]:
     return facts
 
 
-def _resident(what: str) -> int:
+def resident(what: str) -> int:
     found = re.search(rf"^{what}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) << 10
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -8,7 +8,6 @@ the process held with the libraries imported and the weights made.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 
 from ..errors import ConvkernError
 from . import harness
+from .facts import forget_peak, resident
 
 MODELS = ("vgg16", "resnet50", "mobilenet_v2")  # what `convkern bench training` times without being told
 CONTESTANTS = ("convkern", "torch.contiguous", "torch.channels_last")
@@ -101,15 +101,11 @@ def _measure(name: str, n: int, threads: int, kind: str) -> dict[str, int]:
         _ = param.value
     xs, ys = data(model, n, 1)
     step = contestant(kind, model, xs, ys, threads)
-    before = _resident()
+    forget_peak()
+    before = resident("VmRSS")
     for i in range(3):
         step(i)
-    return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before}
-
-
-def _resident() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+    return {"bytes": resident("VmHWM") - before}  # getrusage's peak would be the parent's, which a child inherits
 
 
 if __name__ == "__main__":

@@ -140,3 +140,29 @@ def test_small_maps_in_the_place_of_their_residual():
         plan.finish([plan.adaptive_pool(y, "avg", out=(1, 1, 1)), *([first] if keep else [])])
         results.append(plan.run([np.random.default_rng(1).standard_normal((5, 1, 7, 7, 16), np.float32)])[0])
     assert results[0].any() and np.array_equal(*results)
+
+
+@pytest.mark.parametrize(("c", "k", "window", "stride"), [(528, 272, 1, 1), (512, 272, 1, 1), (130, 121, 3, 2)])
+def test_heavy_weights_that_the_first_tiles_share(c, k, window, stride, isa):
+    """More than 512 KB of weights, one case staged (pixels 2 KB apart); every sum of small integers is exact."""
+    rng = np.random.default_rng(10)
+    x = rng.integers(-2, 3, (3, 1, 19, 13, c)).astype(np.float32)
+    weight = rng.integers(-2, 3, (1, window, window, c, k)).astype(np.float32)
+    assert weight.nbytes > 512 << 10
+    pad = (0, window // 2, window // 2)
+    results = {}
+    for algo in ("conv_direct", "conv_ref"):
+        plan = _core.Plan()
+        y = plan.conv(
+            plan.input((1, 19, 13, c)),
+            _core.Parameter(weight),
+            None,
+            stride=(1, stride, stride),
+            pad_lo=pad,
+            pad_hi=pad,
+            algo=algo,
+        )
+        plan.finish([y])
+        results[algo] = {(n, t): plan.run([x[:n]], threads=t)[0] for n, t in ((1, 1), (1, 2), (3, 1), (3, 2), (3, 5))}
+    for key, want in results["conv_ref"].items():
+        assert want.any() and np.array_equal(results["conv_direct"][key], want), key

@@ -158,12 +158,14 @@ def _memory(name: str, kind: str, threads: int, file: str) -> dict[str, Any]:
 
 
 def resident(what: str) -> int:
+    """Bytes of this process in memory: "VmRSS" now, "VmHWM" at the peak (its own, where getrusage's is inherited)."""
     found = re.search(rf"^{what}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) << 10
 
 
 def forget_peak() -> None:
+    """The peak is counted from here on."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

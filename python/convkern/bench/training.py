@@ -105,7 +105,7 @@ def _measure(name: str, n: int, threads: int, kind: str) -> dict[str, int]:
     before = resident("VmRSS")
     for i in range(3):
         step(i)
-    return {"bytes": resident("VmHWM") - before}  # getrusage's peak would be the parent's, which a child inherits
+    return {"bytes": resident("VmHWM") - before}
 
 
 if __name__ == "__main__":

@@ -334,7 +334,14 @@ def conv_bound(problem: Conv) -> np.ndarray:
 
 @pytest.mark.parametrize("c", [32, 64, 160, 512])
 @pytest.mark.parametrize(
-    "winograd, r", [("conv_winograd", 3), ("conv_winograd2", 3), ("conv_winograd5", 5), ("conv_winograd_small", 3)]
+    "winograd, r",
+    [
+        ("conv_winograd", 3),
+        ("conv_winograd2", 3),
+        ("conv_winograd5", 5),
+        ("conv_winograd_small", 3),
+        ("conv_winograd_mixed", 3),
+    ],
 )
 def test_winograd_errs_little_more_than_direct(
     isa: str, winograd: str, r: int, c: int, rng: np.random.Generator
@@ -572,12 +579,13 @@ def test_winograd_only_where_allowed(isa: str) -> None:
     layers = [p for network in network_layers().values() for p in network if p.window in ((1, 3, 3), (1, 5, 5))]
     for problem in [VGG_LAYER, *layers[::3]]:
         weight = _core.Parameter(np.zeros(problem.w_shape, "f4"))
-        for option in ("exact", "lean"):  # the weights of small maps are not enlarged
+        for option in ("exact", "lean"):
             step = make(problem, weight, **{option: True}).steps()[0]
-            allowed = {"conv_winograd_small"} if option == "lean" else set()
+            # These two enlarge no weights.
+            allowed = {"conv_winograd_small", "conv_winograd_mixed"} if option == "lean" else set()
             assert not step["kernel"].startswith("conv_winograd") or step["kernel"] in allowed
             refused = {name: reason for name, reason in step["refused"] if name.startswith("conv_winograd")}
-            assert len(refused.keys() - allowed) == 4 - len(allowed)
+            assert len(refused.keys() - allowed) == 5 - len(allowed)
             assert all(reason.startswith(option) for name, reason in refused.items() if name not in allowed)
     assert make(VGG_LAYER, np.zeros(VGG_LAYER.w_shape, "f4")).steps()[0]["kernel"] == "conv_winograd"
 

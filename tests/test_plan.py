@@ -70,7 +70,7 @@ def test_pixels_of_many_channels_lie_apart_and_nothing_else_changes():
     assert dense.arena_bytes < spread.arena_bytes <= dense.arena_bytes * 272 // 256
 
 
-@pytest.mark.parametrize("algo", ["conv_winograd", "conv_winograd_small"])
+@pytest.mark.parametrize("algo", ["conv_winograd", "conv_winograd_small", "conv_winograd_mixed"])
 def test_winograd_of_many_small_images_keeps_to_its_scratch(algo):
     """Blocks and groups of panels grow with the number of images: the bits of an image alone, whatever the batch."""
     rng = np.random.default_rng(5)
@@ -106,6 +106,7 @@ def skips(algo, keep, window=3, x_too=False, later=False):
 
 
 IN_PLACE = [("conv_direct", 3), ("conv_direct", 1), ("conv_winograd", 3), ("conv_winograd2", 3), ("conv_winograd5", 5)]
+IN_PLACE += [("conv_winograd_mixed", 3)]
 
 
 @pytest.mark.parametrize(("algo", "window"), IN_PLACE)

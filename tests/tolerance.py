@@ -65,7 +65,7 @@ def bf16_network_bound(want: np.ndarray) -> np.ndarray:
 # Winograd's F(m x m, r x r) by Cook and Toom: products of polynomials from their values at m + r - 2 points and at
 # infinity (Barabasz et al. 2020, arXiv:1803.10986, sec. 2). y = A' [(G w G') * (B' x B)] A for a tile.
 _POINTS = {"conv_winograd": (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2), "conv_winograd2": (0, 1, -1)}
-for _name in ("conv_winograd4", "conv_winograd5", "conv_winograd_small"):
+for _name in ("conv_winograd4", "conv_winograd5", "conv_winograd_small", "conv_winograd_mixed"):
     _POINTS[_name] = _POINTS["conv_winograd"]
 
 
@@ -74,21 +74,45 @@ def _powers(points: np.ndarray, n: int) -> np.ndarray:
     return np.r_[np.vander(points, n, increasing=True), np.eye(1, n, n - 1)]
 
 
-def _winograd_magnitude(x: np.ndarray, w: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The algorithm on absolute values; x (N,H,W,C) padded already, w (r,r,C,K)."""
-    size, r = len(points) + 1, len(w)
-    m = size + 1 - r
-    n, p, q = x.shape[0], x.shape[1] + 1 - r, x.shape[2] + 1 - r
+def _transforms(points: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """|A|, |B|, |G| along one dimension."""
     others = [np.delete(points, i) for i in range(len(points))]
     b = np.abs([*((*np.poly(o)[::-1], 0) for o in others), np.poly(points)[::-1]])
-    a, g = np.abs(_powers(points, m)), np.abs(_powers(points, r))
+    a, g = np.abs(_powers(points, len(points) + 2 - r)), np.abs(_powers(points, r))
     g[:-1] /= np.abs([[np.prod(point - o)] for point, o in zip(points, others)])
-    x = np.pad(x, ((0, 0), (0, -p % m), (0, -q % m), (0, 0)))
-    tiles = np.lib.stride_tricks.sliding_window_view(x, (size, size), (1, 2))[:, ::m, ::m]  # n rows columns c size size
-    v = np.einsum("ai,bj,nrscij->abnrsc", b, b, tiles, optimize=True)
-    u = np.einsum("ai,bj,ijck->abck", g, g, w, optimize=True)
-    y = np.einsum("ai,bj,abnrsk->nrisjk", a, a, v @ u[:, :, None, None], optimize=True)
-    return y.reshape(n, p + -p % m, q + -q % m, -1)[:, :p, :q]
+    return a, b, g
+
+
+def _winograd_magnitude(x: np.ndarray, w: np.ndarray, *points: np.ndarray) -> np.ndarray:
+    """The algorithm on absolute values, points along rows and columns; x (N,H,W,C) padded already, w (r,r,C,K)."""
+    r = len(w)
+    (a0, b0, g0), (a1, b1, g1) = (_transforms(along, r) for along in points)
+    sizes = np.array([len(b0), len(b1)])
+    m = sizes + 1 - r
+    outputs = np.array(x.shape[1:3]) + 1 - r
+    x = np.pad(x, ((0, 0), (0, -outputs[0] % m[0]), (0, -outputs[1] % m[1]), (0, 0)))
+    # n rows columns c size size
+    tiles = np.lib.stride_tricks.sliding_window_view(x, sizes, (1, 2))[:, :: m[0], :: m[1]]
+    v = np.einsum("ai,bj,nrscij->abnrsc", b0, b1, tiles, optimize=True)
+    u = np.einsum("ai,bj,ijck->abck", g0, g1, w, optimize=True)
+    y = np.einsum("ai,bj,abnrsk->nrisjk", a0, a1, v @ u[:, :, None, None], optimize=True)
+    return y.reshape(x.shape[0], *(-outputs % m + outputs), -1)[:, : outputs[0], : outputs[1]]
+
+
+def _mixed_magnitude(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """conv_winograd_mixed: tiles of 4 outputs, the last of them 2 where that is enough, from three of the points."""
+    whole = np.array(_POINTS["conv_winograd"])
+
+    def along(size: int) -> list[tuple[int, int, np.ndarray]]:
+        end = size - size % 4 if 0 < size % 4 <= 2 else size
+        return [(lo, hi, points) for lo, hi, points in ((0, end, whole), (end, size, whole[:3])) if lo < hi]
+
+    rows, columns = (along(size + 1 - len(w)) for size in x.shape[1:3])
+    parts = [
+        [_winograd_magnitude(x[:, r0 : r1 + 2, c0 : c1 + 2], w, r_points, c_points) for c0, c1, c_points in columns]
+        for r0, r1, r_points in rows
+    ]
+    return np.concatenate([np.concatenate(row, axis=2) for row in parts], axis=1)
 
 
 def winograd_bound(
@@ -104,15 +128,17 @@ def winograd_bound(
     """gamma(n) * (the same algorithm on absolute values + |bias| + |residual|), for stride 1 and one group.
 
     n = C products summed, 4 (4x4 tiles: 2) roundings in each of two dimensions of the inputs' transform and as many of
-    the outputs', one of the transformed weight, one of a scale folded into it, the two additions. conv_winograd_small:
-    3 in each dimension of the weight's transform, 2 of the scale that its inputs take.
+    the outputs', one of the transformed weight, one of a scale folded into it, the two additions. conv_winograd_small
+    and conv_winograd_mixed: 3 in each dimension of the weight's transform, 2 of the outputs' factors.
     """
     x, w = np.abs(np.asarray(x, np.float64))[:, 0], np.abs(np.asarray(w, np.float64))[0]
     x = np.pad(x, ((0, 0), (pad_lo[1], pad_hi[1]), (pad_lo[2], pad_hi[2]), (0, 0)))
-    magnitude = _winograd_magnitude(x, w, np.array(_POINTS[algo]))[:, None]
+    points = np.array(_POINTS[algo])
+    mixed = algo == "conv_winograd_mixed"
+    magnitude = (_mixed_magnitude(x, w) if mixed else _winograd_magnitude(x, w, points, points))[:, None]
     for added in (bias, residual):
         magnitude = magnitude if added is None else magnitude + np.abs(np.asarray(added, np.float64))
-    roundings = {"conv_winograd2": 12, "conv_winograd_small": 28}.get(algo, 20)
+    roundings = {"conv_winograd2": 12, "conv_winograd_small": 28, "conv_winograd_mixed": 28}.get(algo, 20)
     return sum_bound(x.shape[-1] + roundings, magnitude)
 
 

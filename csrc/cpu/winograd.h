@@ -57,44 +57,107 @@ CK_INLINE void transform_out(const vf* m, int step, vf* y, int y_step) {
   }
 }
 
-// One vector of channels of one tile of inputs, of which those outside the image are zero, transformed: d[kIn * kIn].
-template <int kIn, bool kEdge, class IO>
+// What a tile is along one dimension. kAt: where its values stand among those of the points.
+template <int kIn_, int kOut_>
+struct Along {
+  static constexpr int kIn = kIn_, kOut = kOut_, kAt[] = {0, 1, 2, 3, 4, 5};
+  template <int kStep>
+  CK_INLINE void in(vf* d) {
+    transform_in<kIn, kStep>(d);
+  }
+  CK_INLINE void out(const vf* m, int step, vf* y, int y_step) { transform_out<kIn, kOut>(m, step, y, y_step); }
+};
+
+// F(4, 3) with weights that are mere values at the points, 1, x, x^2 and, at infinity, the last coefficient (at_point): the products of each
+// point's distances to the others divide A instead.
+struct Whole : Along<6, 4> {
+  CK_INLINE void out(const vf* m, int step, vf* y, int y_step) {
+    constexpr double p2 = double(kP) * kP, q2 = double(kQ) * kQ, at_p = 1 / (2 * p2 * (p2 - q2)), at_q = 1 / (2 * q2 * (q2 - p2));
+    const vf s1 = m[step] + m[2 * step], d1 = m[step] - m[2 * step], s2 = m[3 * step] + m[4 * step], d2 = m[3 * step] - m[4 * step];
+    y[0] = float(1 / (p2 * q2)) * m[0] + float(at_p) * s1 + float(at_q) * s2;
+    y[y_step] = float(at_p * kP) * d1 + float(at_q * kQ) * d2;
+    y[2 * y_step] = float(at_p * p2) * s1 + float(at_q * q2) * s2;
+    y[3 * y_step] = float(at_p * p2 * kP) * d1 + float(at_q * q2 * kQ) * d2 + m[5 * step];
+  }
+};
+
+// F(2, 3) by 0, +-5/8 and infinity: its weights are four of the six values that Whole needs.
+struct Half {
+  static constexpr int kIn = 4, kOut = 2, kAt[] = {0, 1, 2, 5};
+  template <int kStep>
+  CK_INLINE void in(vf* d) {
+    const vf d0 = d[0], d1 = d[kStep], d2 = d[2 * kStep], d3 = d[3 * kStep];
+    d[0] = d2 - kP2 * d0;
+    d[kStep] = d2 + kP * d1;
+    d[2 * kStep] = d2 - kP * d1;
+    d[3 * kStep] = d3 - kP2 * d1;
+  }
+  CK_INLINE void out(const vf* m, int step, vf* y, int y_step) {
+    constexpr double p2 = double(kP) * kP;
+    y[0] = float(1 / (2 * p2)) * (m[step] + m[2 * step]) - float(1 / p2) * m[0];
+    y[y_step] = float(kP / (2 * p2)) * (m[step] - m[2 * step]) + m[3 * step];
+  }
+};
+
+CK_INLINE vf plus(vf sum, vf a, float b) {
+  add_product(sum, a, splat(b));
+  return sum;
+}
+CK_INLINE vf minus(vf sum, vf a, float b) {
+  subtract_product(sum, a, splat(b));
+  return sum;
+}
+
+// The three coefficients g, g[step], g[2 * step] at point number kPoint of Whole.
+template <int kPoint>
+CK_INLINE vf at_point(const float* g, int64_t step) {
+  constexpr float x = kPoint < 3 ? kP : kQ;
+  if constexpr (kPoint == 0) return load(g);
+  else if constexpr (kPoint == 5) return load(g + 2 * step);
+  else if constexpr (kPoint % 2 == 1) return plus(plus(load(g), load(g + step), x), load(g + 2 * step), x * x);
+  else return plus(minus(load(g), load(g + step), x), load(g + 2 * step), x * x);
+}
+
+// One vector of channels of one tile of inputs, of which those outside the image are zero, transformed: d[Rows::kIn * Columns::kIn].
+template <class Rows, class Columns, bool kEdge, class IO>
 CK_INLINE void load_tile(const ConvProblem& p, const View& x, const float* x_n, int64_t h0, int64_t w0, vf* d, IO io) {
+  constexpr int kRows = Rows::kIn, kColumns = Columns::kIn;
   CK_UNROLL
-  for (int i = 0; i < kIn; ++i) {
+  for (int i = 0; i < kRows; ++i) {
     const bool row = !kEdge || static_cast<uint64_t>(h0 + i) < static_cast<uint64_t>(p.h);
     CK_UNROLL
-    for (int j = 0; j < kIn; ++j) {
+    for (int j = 0; j < kColumns; ++j) {
       const bool in = row && (!kEdge || static_cast<uint64_t>(w0 + j) < static_cast<uint64_t>(p.w));
-      d[i * kIn + j] = in ? io.load(x_n + (h0 + i) * x.row + (w0 + j) * x.pixel) : splat(0.f);
+      d[i * kColumns + j] = in ? io.load(x_n + (h0 + i) * x.row + (w0 + j) * x.pixel) : splat(0.f);
     }
   }
   CK_UNROLL
-  for (int j = 0; j < kIn; ++j) transform_in<kIn, kIn>(d + j);
+  for (int j = 0; j < kColumns; ++j) Rows::template in<kColumns>(d + j);
   CK_UNROLL
-  for (int i = 0; i < kIn; ++i) transform_in<kIn, 1>(d + i * kIn);
+  for (int i = 0; i < kRows; ++i) Columns::template in<1>(d + i * kColumns);
 }
 
 // The outputs of a tile whose products (i, j) lie at m + i * row_step + j * step, with the epilogue; those beyond the image are left out.
-template <int kIn, int kOut, class IO>
+template <class Rows, class Columns, class IO>
 CK_INLINE void store_tile(const ConvProblem& p, const ConvArgs& a, int64_t n, int64_t row, int64_t column, const float* m, int64_t row_step, int64_t step, int64_t k,
                           IO io) {
-  vf z[kOut * kIn];
+  constexpr int kIn = Columns::kIn, kOut = Columns::kOut;
+  vf z[Rows::kOut * kIn];
   CK_UNROLL
   for (int j = 0; j < kIn; ++j) {
-    vf column_j[kIn];
+    vf column_j[Rows::kIn];
     CK_UNROLL
-    for (int i = 0; i < kIn; ++i) column_j[i] = load(m + i * row_step + j * step);
-    transform_out<kIn, kOut>(column_j, 1, z + j, kIn);
+    for (int i = 0; i < Rows::kIn; ++i) column_j[i] = load(m + Rows::kAt[i] * row_step + Columns::kAt[j] * step);
+    Rows::out(column_j, 1, z + j, kIn);
   }
   const vf bias = a.bias ? io.load(static_cast<const float*>(a.bias) + k) : splat(0.f);
   const vf lo = splat(p.act.a), hi = splat(p.act.b);
-  const int height = static_cast<int>(least(kOut, p.p - row)), width = static_cast<int>(least(kOut, p.q - column));
+  const int height = static_cast<int>(least(Rows::kOut, p.p - row)), width = static_cast<int>(least(kOut, p.q - column));
   CK_UNROLL
-  for (int i = 0; i < kOut; ++i) {
+  for (int i = 0; i < Rows::kOut; ++i) {
     if (i >= height) break;
     vf y[kOut];
-    transform_out<kIn, kOut>(z + i * kIn, 1, y, 1);
+    Columns::out(z + i * kIn, 1, y, 1);
     float* y_row = at<float>(a.y, n, 0, row + i, column) + k;
     const float* r_row = a.residual.data ? at<const float>(a.residual, n, 0, row + i, column) + k : nullptr;
     CK_UNROLL

@@ -93,7 +93,7 @@ CK_INLINE void transform_sums(const vf* m, int step, vf* y, int y_step) {
 template <bool kEdge, class IO>
 CK_INLINE void scatter_big(const ConvProblem& p, const View& x, const float* x_n, int64_t h0, int64_t w0, float* v, int64_t v_step, IO io) {
   vf d[kProducts];
-  load_tile<kIn, kEdge>(p, x, x_n, h0, w0, d, io);
+  load_tile<Along<kIn, kFilter>, Along<kIn, kFilter>, kEdge>(p, x, x_n, h0, w0, d, io);
   CK_UNROLL
   for (int i = 0; i < kProducts; ++i) store(v + i * v_step, d[i]);
 }

@@ -8,10 +8,9 @@
 //             V [product][tile][c]  --  gemm.h's register tile for each product  -->  M [product][tile][nv * kLanes]  --  inverse + epilogue --> y
 //           and keeps V and M in its second-level cache. Blocks run across images: a tile's bits do not depend on its neighbours.
 // Cost      2*36/16*NPQKC (16/4, 36/4) flop, about 150 vector instructions a tile for each vector of channels (in) and of filters (out)
-//           F(2x2, 3x3) reads less than half of F(4x4)'s weights: it wins where few tiles share them (14x14 maps; smaller ones: conv_winograd_small.cpp)
-// Tried     even_tile.h for the products: no gain, U's way from the third-level cache is what they wait for; F(2x2) of 14x14x256 at N=8 in blocks of 32
-//           to 128 tiles, groups of 1 to 8 panels: 0 to 25 % slower; F(4x4) of 14x14x512 in blocks of 64: 14 % faster at N=8, 40 % slower at N=1,
-//           and the choice must not depend on the batch (Granite Rapids, November 2026)
+//           F(2x2, 3x3) reads less than half of F(4x4)'s weights: it wins where few tiles share them (9 to 12 pixels wide; others: conv_winograd_mixed.cpp,
+//           conv_winograd_small.cpp)
+// Tried     even_tile.h for the products: no gain, U's way from the third-level cache is what they wait for (Granite Rapids, November 2026)
 // Refuses   other filters, strides, dilation, groups, transposed; exact; lean; fewer than 32 channels or 16 filters
 // Source    as winograd.h
 #include "cpu/gemm.h"
@@ -53,10 +52,10 @@ CK_INLINE Layout layout_of(const ConvProblem& p, int64_t images) {
   return l;
 }
 
-template <int kIn, bool kEdge, class IO>
+template <int kIn, int kOut, bool kEdge, class IO>
 CK_INLINE void scatter(const ConvProblem& p, const View& x, const float* x_n, int64_t h0, int64_t w0, float* v, int64_t v_step, IO io) {
   vf d[kIn * kIn];
-  load_tile<kIn, kEdge>(p, x, x_n, h0, w0, d, io);
+  load_tile<Along<kIn, kOut>, Along<kIn, kOut>, kEdge>(p, x, x_n, h0, w0, d, io);
   CK_UNROLL
   for (int i = 0; i < kIn * kIn; ++i) store(v + i * v_step, d[i]);
 }
@@ -71,10 +70,10 @@ void transform_inputs(const ConvProblem& p, const ConvArgs& a, const Layout& l, 
     float* v_t = v + t * l.stride;
     int64_t c = 0;
     for (; c + kLanes <= p.c; c += kLanes) {
-      if (inside) scatter<kIn, false>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Full{});
-      else scatter<kIn, true>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Full{});
+      if (inside) scatter<kIn, kOut, false>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Full{});
+      else scatter<kIn, kOut, true>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Full{});
     }
-    if (c < p.c) scatter<kIn, true>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Part{static_cast<int>(p.c - c)});
+    if (c < p.c) scatter<kIn, kOut, true>(p, a.x, x_n + c, h0, w0, v_t + c, v_step, Part{static_cast<int>(p.c - c)});
   }
 }
 
@@ -129,8 +128,8 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
         for (int j = 0; j < vecs; ++j) {
           const int64_t k = (panel_first(l.panels, panel) + j) * kLanes;
           const float* m_t = products(panel) + t * width + j * kLanes;
-          if (p.k - k >= kLanes) store_tile<kIn, kOut>(p, a, n, row, column, m_t, kIn * step, step, k, Full{});
-          else if (p.k > k) store_tile<kIn, kOut>(p, a, n, row, column, m_t, kIn * step, step, k, Part{static_cast<int>(p.k - k)});
+          if (p.k - k >= kLanes) store_tile<Along<kIn, kOut>, Along<kIn, kOut>>(p, a, n, row, column, m_t, kIn * step, step, k, Full{});
+          else if (p.k > k) store_tile<Along<kIn, kOut>, Along<kIn, kOut>>(p, a, n, row, column, m_t, kIn * step, step, k, Part{static_cast<int>(p.k - k)});
         }
       }
     }

@@ -5,7 +5,7 @@
 //
 //     weights [c][3x3]  --  row i of G g G': 6 vectors  --  x  V [i][6][4 tiles][c], a broadcast each  -->  24 sums, which stay in registers
 //
-// Computes  Y = A' [ sum_c (G g_c G') . (B' d_c B) ] A, then the epilogue. G holds the powers of the points, their scale has gone into B'
+// Computes  Y = A' [ sum_c (G g_c G') . (B' d_c B) ] A, then the epilogue. G holds the powers of the points, their scale has gone into A'
 // Layout    x NHWC, y NPQK; weights [vector of filters][c][3x3][kLanes]; V [group of tiles][chunk of kDepth channels][6][6][kGroup][kDepth];
 //           M [group][6][6][kGroup][kLanes]: the sums of chunks are added to it (shorter sums: less than direct's error from 256 channels on)
 // Tiling    a task is a block of tiles, whose V stays in the second-level cache, times a vector of filters. Group by group, chunk by chunk: a chunk's
@@ -13,7 +13,7 @@
 // Cost      2*36/16*NPQKC flop and 60 instructions a group, channel and vector of filters for U; 33 loads for 24 FMAs and 10 others bound it
 // Refuses   what conv_winograd refuses, but not lean
 // Tried     U written to scratch for gemm.h's tile: six cycles a line of the second-level cache, as long as 16 tiles' products (Granite Rapids,
-//           November 2026); one row of U in the first-level cache: 1.4 times slower at 7x7x512 (the same); both also for 14x14: no gain over F(2x2)
+//           November 2026); one row of U in the first-level cache: 1.4 times slower at 7x7x512 (the same)
 // Source    as winograd.h
 #include "core/machine.h"
 #include "cpu/winograd.h"
@@ -54,15 +54,12 @@ struct Groups {
 
 template <bool kEdge, class IO>
 CK_INLINE void scatter(const ConvProblem& p, const View& x, const float* x_n, int64_t h0, int64_t w0, float* v, IO io) {
-  // The products of the points' distances to the others divide the values at the points.
-  constexpr float k0 = 1 / (kP2 * kQ2), kAtP = 1 / (2 * kP2 * (kP2 - kQ2)), kAtQ = 1 / (2 * kQ2 * (kQ2 - kP2));
-  constexpr float kScale[kIn] = {k0, kAtP, kAtP, kAtQ, kAtQ, 1};
   vf d[kProducts];
-  load_tile<kIn, kEdge>(p, x, x_n, h0, w0, d, io);
+  load_tile<Whole, Whole, kEdge>(p, x, x_n, h0, w0, d, io);
   CK_UNROLL
   for (int i = 0; i < kIn; ++i)
     CK_UNROLL
-    for (int j = 0; j < kIn; ++j) store(v + i * kV + j * kGroup * kDepth, d[i * kIn + j] * splat(kScale[i] * kScale[j]));
+    for (int j = 0; j < kIn; ++j) store(v + i * kV + j * kGroup * kDepth, d[i * kIn + j]);
 }
 
 void transform_inputs(const ConvProblem& p, const ConvArgs& a, const Layout& l, int64_t tile, Groups in, float* v) {
@@ -81,25 +78,6 @@ void transform_inputs(const ConvProblem& p, const ConvArgs& a, const Layout& l, 
     }
 }
 
-CK_INLINE vf plus(vf sum, vf a, float b) {
-  add_product(sum, a, splat(b));
-  return sum;
-}
-CK_INLINE vf minus(vf sum, vf a, float b) {
-  subtract_product(sum, a, splat(b));
-  return sum;
-}
-
-// A column of the filter times row kRow of G: 1, x, x^2 at a point; infinity: the last coefficient. P, Q and their squares are all constants.
-template <int kRow>
-CK_INLINE vf at_point(const float* g) {
-  constexpr float x = kRow < 3 ? kP : kQ;
-  if constexpr (kRow == 0) return load(g);
-  else if constexpr (kRow == kIn - 1) return load(g + 6 * kLanes);
-  else if constexpr (kRow % 2 == 1) return plus(plus(load(g), load(g + 3 * kLanes), x), load(g + 6 * kLanes), x * x);
-  else return plus(minus(load(g), load(g + 3 * kLanes), x), load(g + 6 * kLanes), x * x);
-}
-
 template <int kTiles>
 CK_INLINE void multiply(const float* v, vf u, vf (&sum)[kTiles]) {
   CK_UNROLL
@@ -109,7 +87,7 @@ CK_INLINE void multiply(const float* v, vf u, vf (&sum)[kTiles]) {
 // One row of products of kTiles tiles over a chunk's channels. Each fetches a sixth of the weights of a later chunk, a line and a half a channel.
 template <int kRow, int kTiles>
 void multiply_row(const float* v, const float* w, int64_t depth, bool first, float* m, const float* fetch) {
-  constexpr int kStep = kGroup * kDepth, kFetch = kTaps * kLanes / kIn;
+  constexpr int kStep = kGroup * kDepth, kFetch = kTaps * kLanes / kIn, kStride = 3 * kLanes;  // from row to row of the filter
   vf sum[kIn][kTiles];
   CK_UNROLL
   for (int j = 0; j < kIn; ++j)
@@ -119,7 +97,7 @@ void multiply_row(const float* v, const float* w, int64_t depth, bool first, flo
   for (int64_t c = 0; c < depth; ++c, ++v, w += kTaps * kLanes, fetch += kFetch) {
     __builtin_prefetch(fetch, 0, 2);
     __builtin_prefetch(fetch + 16, 0, 2);
-    const vf h0 = at_point<kRow>(w), h1 = at_point<kRow>(w + kLanes), h2 = at_point<kRow>(w + 2 * kLanes);
+    const vf h0 = at_point<kRow>(w, kStride), h1 = at_point<kRow>(w + kLanes, kStride), h2 = at_point<kRow>(w + 2 * kLanes, kStride);
     multiply(v, h0, sum[0]);
     multiply(v + 5 * kStep, h2, sum[5]);
     const vf at_p = plus(h0, h2, kP2);
@@ -179,8 +157,8 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
       for (int t = in.first(g); t < in.first(g + 1); ++t) {
         const int64_t n = (tile + t) / l.tiles, i = (tile + t) % l.tiles, row = i / l.columns * kOut, column = i % l.columns * kOut;
         const float* m_t = m + g * kIn * kM + (t - in.first(g)) * kLanes;
-        if (p.k - k >= kLanes) store_tile<kIn, kOut>(p, a, n, row, column, m_t, kM, kGroup * kLanes, k, Full{});
-        else store_tile<kIn, kOut>(p, a, n, row, column, m_t, kM, kGroup * kLanes, k, Part{static_cast<int>(p.k - k)});
+        if (p.k - k >= kLanes) store_tile<Whole, Whole>(p, a, n, row, column, m_t, kM, kGroup * kLanes, k, Full{});
+        else store_tile<Whole, Whole>(p, a, n, row, column, m_t, kM, kGroup * kLanes, k, Part{static_cast<int>(p.k - k)});
       }
   }
 }
@@ -200,7 +178,7 @@ double cost(const ConvProblem& p) {
   const Layout l = layout_of(p, 1);
   const double groups = static_cast<double>(ceil_div(l.tiles, kGroup)), tiles = static_cast<double>(l.tiles);
   const double vecs = static_cast<double>(l.panels), c = static_cast<double>(p.c);
-  const double products = (groups * 100 + tiles * 55) * vecs * c, transforms = tiles * 170 * (vecs + c / kLanes);
+  const double products = (groups * 100 + tiles * 62) * vecs * c, transforms = tiles * 170 * (vecs + c / kLanes);
   return (products + transforms) / kVectorsPerMicrosecond + static_cast<double>(packed_bytes(p)) / kBytesPerMicrosecond;
 }
 

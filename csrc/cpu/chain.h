@@ -64,7 +64,7 @@ struct Pixels {
       CK_UNROLL
       for (int i = 0; i < kPixels; ++i)
         CK_UNROLL
-        for (int j = 0; j < kVecs; ++j) add_product(acc[i][j], splat(*x[i]), b[j]);
+        for (int j = 0; j < kVecs; ++j) add_product(acc[i][j], x[i], b[j]);
     }
     CK_UNROLL
     for (int i = 0; i < kPixels; ++i) x[i] += kChannels;
@@ -116,21 +116,7 @@ struct Chains {
   static constexpr ChainFn table[] = {nullptr, chain<kPixels, kVecs>...};
 };
 
-// For `pixels` x `vecs`; pixels <= kTile[vecs].
-CK_INLINE ChainFn chain_fn(int vecs, int pixels) {
-#if defined(__AVX512F__)
-  static constexpr const ChainFn* kTables[kMaxVecs + 1] = {nullptr, Chains<1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
-                                                           Chains<2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
-                                                           Chains<3, 1, 2, 3, 4, 5, 6, 7, 8, 9>::table};
-#elif defined(__aarch64__)
-  static constexpr const ChainFn* kTables[kMaxVecs + 1] = {nullptr, Chains<1, 1, 2, 3, 4, 5, 6, 7, 8>::table, Chains<2, 1, 2, 3, 4, 5, 6, 7, 8>::table,
-                                                           Chains<3, 1, 2, 3, 4, 5, 6>::table};
-#else
-  static constexpr const ChainFn* kTables[kMaxVecs + 1] = {nullptr, Chains<1, 1, 2, 3, 4, 5, 6>::table, Chains<2, 1, 2, 3, 4, 5, 6>::table,
-                                                           Chains<3, 1, 2, 3, 4>::table};
-#endif
-  return kTables[vecs][pixels];
-}
+CK_INLINE ChainFn chain_fn(int vecs, int pixels) { return tile_of<Chains>(vecs, pixels); }
 
 }  // namespace
 }  // namespace CK_ISA

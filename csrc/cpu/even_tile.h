@@ -90,12 +90,7 @@ struct EvenTiles {
   static constexpr TileFn table[] = {nullptr, even_tile<kPixels, kVecs>...};
 };
 
-CK_INLINE TileFn even_tile_fn(int vecs, int pixels) {
-  static constexpr const TileFn* kTables[kMaxVecs + 1] = {nullptr, EvenTiles<1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
-                                                          EvenTiles<2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
-                                                          EvenTiles<3, 1, 2, 3, 4, 5, 6, 7, 8, 9>::table};
-  return kTables[vecs][pixels];
-}
+CK_INLINE TileFn even_tile_fn(int vecs, int pixels) { return tile_of<EvenTiles>(vecs, pixels); }
 constexpr bool kEvenTiles = true;
 
 #else

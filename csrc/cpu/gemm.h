@@ -205,21 +205,25 @@ struct Tiles {
   static constexpr TileFn table[] = {nullptr, tile<kPixels, kVecs>...};
 };
 
-// The microkernel for `pixels` x `vecs`; pixels <= kTile[vecs].
-CK_INLINE TileFn tile_fn(int vecs, int pixels) {
+// The function for `pixels` x `vecs` of a table of register tiles; pixels <= kTile[vecs].
+template <template <int, int...> class Table>
+CK_INLINE auto tile_of(int vecs, int pixels) {
+  using Functions = decltype(+Table<1, 1>::table);
 #if defined(__AVX512F__)
-  static constexpr const TileFn* kTables[kMaxVecs + 1] = {nullptr, Tiles<1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
-                                                          Tiles<2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
-                                                          Tiles<3, 1, 2, 3, 4, 5, 6, 7, 8, 9>::table};
+  static constexpr Functions kTables[kMaxVecs + 1] = {nullptr, Table<1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
+                                                      Table<2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>::table,
+                                                      Table<3, 1, 2, 3, 4, 5, 6, 7, 8, 9>::table};
 #elif defined(__aarch64__)
-  static constexpr const TileFn* kTables[kMaxVecs + 1] = {nullptr, Tiles<1, 1, 2, 3, 4, 5, 6, 7, 8>::table, Tiles<2, 1, 2, 3, 4, 5, 6, 7, 8>::table,
-                                                          Tiles<3, 1, 2, 3, 4, 5, 6>::table};
+  static constexpr Functions kTables[kMaxVecs + 1] = {nullptr, Table<1, 1, 2, 3, 4, 5, 6, 7, 8>::table, Table<2, 1, 2, 3, 4, 5, 6, 7, 8>::table,
+                                                      Table<3, 1, 2, 3, 4, 5, 6>::table};
 #else
-  static constexpr const TileFn* kTables[kMaxVecs + 1] = {nullptr, Tiles<1, 1, 2, 3, 4, 5, 6>::table, Tiles<2, 1, 2, 3, 4, 5, 6>::table,
-                                                          Tiles<3, 1, 2, 3, 4>::table};
+  static constexpr Functions kTables[kMaxVecs + 1] = {nullptr, Table<1, 1, 2, 3, 4, 5, 6>::table, Table<2, 1, 2, 3, 4, 5, 6>::table,
+                                                      Table<3, 1, 2, 3, 4>::table};
 #endif
   return kTables[vecs][pixels];
 }
+
+CK_INLINE TileFn tile_fn(int vecs, int pixels) { return tile_of<Tiles>(vecs, pixels); }
 
 // How the filters of one group are cut into panels: pairs of vectors; an odd count ends in a panel of three (or is a single vector).
 struct Panels {

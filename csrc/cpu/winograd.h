@@ -99,6 +99,15 @@ struct Half {
   }
 };
 
+CK_INLINE const char* refuse_winograd(const ConvProblem& p, int64_t window) {
+  if (p.exact) return "exact: Winograd changes the rounding";
+  if (p.transposed || p.groups != 1) return "transposed or grouped";
+  if (p.d != 1 || p.t != 1 || p.z != 1 || p.r != window || p.s != window) return window == 3 ? "3x3 filters only" : "5x5 filters only";
+  if (p.stride_h != 1 || p.stride_w != 1 || p.dil_h != 1 || p.dil_w != 1) return "stride 1 and dilation 1 only";
+  if (p.c < 32 || p.k < 16) return "fewer than 32 channels or 16 filters";  // error twice that of long sums, little to save
+  return nullptr;
+}
+
 CK_INLINE vf plus(vf sum, vf a, float b) {
   add_product(sum, a, splat(b));
   return sum;

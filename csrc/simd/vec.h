@@ -6,7 +6,7 @@
 //   kLanes              floats per vector
 //   kTile[nv]           pixels of a register tile that is nv vectors wide: kTile[nv]*nv accumulators + nv filters + 1 broadcast fit the registers
 //   load store          unaligned, full vector
-//   load_n store_n      the first n lanes, 0 < n < kLanes; other lanes read as 0 and are not written (nor touched in memory)
+//   load_n store_n      the first n lanes, 0 < n <= kLanes; other lanes read as 0 and are not written (nor touched in memory)
 //   splat vmax vmin     vmax(v, lo): NaN in v stays NaN
 //   add_product         sum += a * b where registers are short: the sum stays where it is (compilers let sums wander, which costs moves)
 // and, where it has better than what stands below: maximum, minimum, Quad.

@@ -19,11 +19,13 @@ typedef int32_t vi __attribute__((vector_size(16)));
 CK_INLINE vf load(const float* p) { return vld1q_f32(p); }
 CK_INLINE void store(float* p, vf v) { vst1q_f32(p, v); }
 CK_INLINE vf load_n(const float* p, int n) {
+  if (n == kLanes) return load(p);
   if (n == 1) return vld1q_lane_f32(p, vdupq_n_f32(0.f), 0);
   const float32x4_t v = vcombine_f32(vld1_f32(p), vdup_n_f32(0.f));
   return n == 2 ? v : vld1q_lane_f32(p + 2, v, 2);
 }
 CK_INLINE void store_n(float* p, vf v, int n) {
+  if (n == kLanes) return store(p, v);
   if (n == 1) return vst1q_lane_f32(p, v, 0);
   vst1_f32(p, vget_low_f32(v));
   if (n == 3) vst1q_lane_f32(p + 2, v, 2);

@@ -8,7 +8,7 @@
 //             V [product][tile][c]  --  gemm.h's register tile for each product  -->  M [product][tile][nv * kLanes]  --  inverse + epilogue --> y
 //           and keeps V and M in its second-level cache. Blocks run across images: a tile's bits do not depend on its neighbours.
 // Cost      2*36/16*NPQKC (16/4, 36/4) flop, about 150 vector instructions a tile for each vector of channels (in) and of filters (out)
-//           F(2x2, 3x3) reads less than half of F(4x4)'s weights: it wins where few tiles share them (9 to 12 pixels wide; others: conv_winograd_mixed.cpp,
+//           F(2x2, 3x3) reads less than half of F(4x4)'s weights: it wins where few tiles share them (9 and 10 pixels wide; others: conv_winograd_mixed.cpp,
 //           conv_winograd_small.cpp)
 // Tried     even_tile.h for the products: no gain, U's way from the third-level cache is what they wait for (Granite Rapids, November 2026)
 // Refuses   other filters, strides, dilation, groups, transposed; exact; lean; fewer than 32 channels or 16 filters
@@ -138,14 +138,8 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
 
 template <int kIn, int kOut>
 const char* refuse(const ConvProblem& p) {
-  constexpr int kR = kIn + 1 - kOut;
-  if (p.exact) return "exact: Winograd changes the rounding";
-  if (p.lean) return "lean: its weights are larger";
-  if (p.transposed || p.groups != 1) return "transposed or grouped";
-  if (p.d != 1 || p.t != 1 || p.z != 1 || p.r != kR || p.s != kR) return kR == 3 ? "3x3 filters only" : "5x5 filters only";
-  if (p.stride_h != 1 || p.stride_w != 1 || p.dil_h != 1 || p.dil_w != 1) return "stride 1 and dilation 1 only";
-  if (p.c < 32 || p.k < 16) return "fewer than 32 channels or 16 filters";  // error twice that of long sums, little to save
-  return nullptr;
+  if (p.lean && !p.exact) return "lean: its weights are larger";
+  return refuse_winograd(p, kIn + 1 - kOut);
 }
 
 template <int kIn, int kOut>

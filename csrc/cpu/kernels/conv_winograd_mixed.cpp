@@ -41,7 +41,7 @@ struct Layout {
   int64_t group, groups;  // panels that share a task at most, groups of panels
 };
 
-CK_INLINE int64_t apart(int64_t floats) { return (floats + 1023) / 1024 * 1024 + kPad; }
+CK_INLINE int64_t apart(int64_t floats) { return ceil_div(floats, 1024) * 1024 + kPad; }
 
 // V stays in the second-level cache while panel after panel reads it, if that holds enough tiles to share U. If not, a group of panels reads
 // each of its rows.
@@ -91,7 +91,7 @@ CK_INLINE Place place_of(const ConvProblem& p, const Layout& l, int64_t tile) {
 }
 
 CK_INLINE void cut(Range& range, int from, int to, int size) {
-  range.parts = (to - from + size - 1) / size;
+  range.parts = static_cast<int>(ceil_div(to - from, size));
   for (int i = 0; i <= range.parts; ++i) range.at[i] = static_cast<uint8_t>(range.parts ? from + (to - from) * i / range.parts : from);
 }
 
@@ -267,14 +267,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
   }
 }
 
-const char* refuse(const ConvProblem& p) {
-  if (p.exact) return "exact: Winograd changes the rounding";
-  if (p.transposed || p.groups != 1) return "transposed or grouped";
-  if (p.d != 1 || p.t != 1 || p.z != 1 || p.r != 3 || p.s != 3) return "3x3 filters only";
-  if (p.stride_h != 1 || p.stride_w != 1 || p.dil_h != 1 || p.dil_w != 1) return "stride 1 and dilation 1 only";
-  if (p.c < 32 || p.k < 16) return "fewer than 32 channels or 16 filters";  // error twice that of long sums, little to save
-  return nullptr;
-}
+const char* refuse(const ConvProblem& p) { return refuse_winograd(p, 3); }
 
 int64_t packed_bytes(const ConvProblem& p) { return panels_of(p).vecs * kLanes * p.c * kTaps * 4; }
 

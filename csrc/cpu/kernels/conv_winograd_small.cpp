@@ -163,14 +163,7 @@ void run(const ConvProblem& p, const ConvArgs& a, int64_t images, int64_t first,
   }
 }
 
-const char* refuse(const ConvProblem& p) {
-  if (p.exact) return "exact: Winograd changes the rounding";
-  if (p.transposed || p.groups != 1) return "transposed or grouped";
-  if (p.d != 1 || p.t != 1 || p.z != 1 || p.r != 3 || p.s != 3) return "3x3 filters only";
-  if (p.stride_h != 1 || p.stride_w != 1 || p.dil_h != 1 || p.dil_w != 1) return "stride 1 and dilation 1 only";
-  if (p.c < 32 || p.k < 16) return "fewer than 32 channels or 16 filters";  // error twice that of long sums, little to save
-  return nullptr;
-}
+const char* refuse(const ConvProblem& p) { return refuse_winograd(p, 3); }
 
 int64_t packed_bytes(const ConvProblem& p) { return ceil_div(p.k, kLanes) * p.c * kTaps * kLanes * 4; }
 
